@@ -1,0 +1,50 @@
+"""The list of denoisers: one line a method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from .classical import identity
+from .priors import DNAPrior
+from .result import Denoiser
+
+DENOISERS: dict[str, Callable[..., Denoiser]] = {
+    "dna-prior": DNAPrior.from_preset,
+    "identity": partial(partial, identity),
+}
+
+
+def list_denoisers() -> list[str]:
+    """The names that :func:`create_denoiser` knows.
+
+    >>> "dna-prior" in list_denoisers()
+    True
+    """
+    return list(DENOISERS)
+
+
+def create_denoiser(name: str, **options: Any) -> Denoiser:
+    """A denoiser by name, with its options.
+
+    Args:
+        name: one of :func:`list_denoisers`.
+        options: the fields of the method, for instance ``preset``, ``steps`` and ``seed`` of ``"dna-prior"``
+            (see :class:`~monai_dnaprior.priors.DNAPrior`).
+
+    Returns:
+        a callable: noisy (B, C, H, W), about [0, 1], to a result with ``image`` of the same shape and ``records``.
+
+    Raises:
+        ValueError: an unknown name, or an option out of its range.
+        TypeError: an option that the method does not have.
+
+    >>> denoiser = create_denoiser("dna-prior", preset="default", steps=10, width=8, seed=1)
+    >>> result = denoiser(torch.rand(1, 1, 32, 32, generator=torch.Generator().manual_seed(0)))
+    >>> result.image.shape, result.records[0].stop_reason
+    (torch.Size([1, 1, 32, 32]), 'steps')
+    """
+    if name not in DENOISERS:
+        raise ValueError(f"name={name!r} is no known denoiser; choose one of {', '.join(DENOISERS)}.")
+    return DENOISERS[name](**options)

@@ -1,0 +1,136 @@
+"""The one loop: a network, an objective, and rules that say when to stop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+CHECK_EVERY = 10  # steps between looks at the numbers, each of which waits for the device
+TRACE_EVERY = 50
+
+Objective = Callable[[Tensor, nn.Module], tuple[Tensor, Tensor]]
+"""``objective(noisy, network) -> (loss, estimate)``: a scalar to descend, and the image that it scores."""
+
+
+class StoppingRule(Protocol):
+    """A rule names its reason when the fit should end here, and gives None while it should go on."""
+
+    def __call__(self, noisy: Tensor, estimate: Tensor, average: Tensor) -> str | None: ...
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a fit leaves: the averaged image, the steps taken, why it ended, and (step, loss, residual) on the way."""
+
+    image: Tensor
+    steps: int
+    stop_reason: str
+    trace: tuple[tuple[int, float, float], ...]
+
+
+def fit(
+    network: nn.Module,
+    noisy: Tensor,
+    objective: Objective,
+    *,
+    steps: int,
+    learning_rate: float,
+    averaging: float = 0.99,
+    stopping: Sequence[StoppingRule] = (),
+) -> FitResult:
+    r"""Fit a network to one noisy image with Adam, and return the running average of its outputs.
+
+    .. math:: \bar x_t = \bar x_{t-1} + w_t (\hat x_t - \bar x_{t-1}), \qquad w_t = \max(1 - a, 10 / (t + 9))
+
+    so that the average covers the last tenth of a short fit and the last 1/(1 - a) steps of a long one.
+
+    Args:
+        network: fitted in place.
+        noisy: what the objective compares with, (1, C, H, W).
+        objective: gives the loss and the image that it scores, of the shape of ``noisy``.
+        steps: at most this many.
+        learning_rate: Adam's.
+        averaging: a above; 0 returns the last output.
+        stopping: rules asked every ten steps, in this order.
+
+    Returns:
+        the average, with ``stop_reason`` from the rule that ended the fit, ``"steps"`` when none did, or
+        ``"non-finite"`` when the loss was.
+    """
+    optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate)
+    average = torch.zeros_like(noisy)
+    trace: list[tuple[int, float, float]] = []
+    reason, step = None, 0
+    while reason is None and step < steps:
+        step += 1
+        optimizer.zero_grad()
+        loss, estimate = objective(noisy, network)
+        loss.backward()
+        optimizer.step()
+        estimate = estimate.detach()
+        average = torch.lerp(average, estimate, max(1 - averaging, 10 / (step + 9)))
+        if step % CHECK_EVERY and step < steps:
+            continue
+        if not loss.isfinite() or not average.isfinite().all():
+            reason = "non-finite"
+        else:
+            reason = next(filter(None, (rule(noisy, estimate, average) for rule in stopping)), None)
+        if reason or step == steps or step % TRACE_EVERY == 0:
+            trace.append((step, loss.item(), root_mean_square(noisy - average)))
+    return FitResult(average, step, reason or "steps", tuple(trace))
+
+
+@dataclass
+class Discrepancy:
+    """Stop when what the averaged output leaves over is as small as the noise: RMS(noisy - average) <= sigma.
+
+    Source: Morozov's discrepancy principle, Soviet Math. Doklady 7, 1966. ``where`` restricts the mean to the pixels
+    in which noise can be seen.
+    """
+
+    sigma: float
+    where: Tensor
+
+    def __call__(self, noisy: Tensor, estimate: Tensor, average: Tensor) -> str | None:
+        return "discrepancy" if root_mean_square((noisy - average)[self.where]) <= self.sigma else None
+
+
+@dataclass
+class MovingVariance:
+    """Stop when the outputs' moving variance has not fallen for ``patience`` looks: they have begun to fit noise.
+
+    Source: Wang et al., "Early Stopping for Deep Image Prior", TMLR 2023, arXiv:2112.06074, its moving-average form,
+    with the fit's own average in place of a second one. Needs no noise level.
+    """
+
+    patience: int = 20
+    memory: float = 0.9
+    variance: float | None = None
+    lowest: float = float("inf")
+    since: int = 0
+
+    def __call__(self, noisy: Tensor, estimate: Tensor, average: Tensor) -> str | None:
+        latest = root_mean_square(estimate - average) ** 2
+        self.variance = latest if self.variance is None else self.memory * self.variance + (1 - self.memory) * latest
+        self.since = 0 if self.variance < self.lowest else self.since + 1
+        self.lowest = min(self.lowest, self.variance)
+        return "variance" if self.since >= self.patience else None
+
+
+def root_mean_square(image: Tensor) -> float:
+    return image.square().mean().sqrt().item()
+
+
+@contextmanager
+def gradients_enabled(device: torch.device) -> Iterator[None]:
+    """Gradients in full precision, whatever context the caller runs in: no_grad, inference_mode or autocast.
+
+    Tensors made outside under ``inference_mode`` must be cloned inside before they enter a graph.
+    """
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
+        yield

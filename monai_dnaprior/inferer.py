@@ -1,0 +1,79 @@
+"""DNA-Prior as a MONAI Inferer, for bundles and the servers that host them."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from functools import partial
+from typing import Any
+
+import torch
+from monai.data import MetaTensor
+from monai.inferers import Inferer
+from monai.utils import convert_to_dst_type
+from torch import nn
+
+from .priors import DNAPrior
+from .result import Record
+from .transforms import RECORDS_KEY, records_text
+from .volumes import check_slicing, denoise_volume
+
+logger = logging.getLogger(__name__)
+
+
+class DNAPriorInferer(Inferer):
+    """Denoise a batch of images or volumes, starting every fit from the weights of the given network.
+
+    The network is copied for each slice and never changed. With the network of the denoiser's own seed the result is
+    that of :class:`~monai_dnaprior.transforms.DNAPriorDenoise`, bit for bit.
+
+    Args:
+        denoiser: a :class:`~monai_dnaprior.priors.DNAPrior`, or None for its default preset.
+        slice_dim, channel_wise, batch_size, progress: see :func:`~monai_dnaprior.volumes.denoise_volume`.
+
+    Call it with ``inputs``, (B, C, H, W) or (B, C, H, W, D), and ``network``, a
+    :class:`~monai_dnaprior.networks.SkipNet` with C output channels (1 if ``channel_wise``). It returns a MetaTensor
+    of the same shape and metadata for a MetaTensor, else a tensor.
+
+    >>> denoiser = DNAPrior(steps=10, width=8)
+    >>> volume = torch.rand(1, 1, 32, 32, 2, generator=torch.Generator().manual_seed(0))
+    >>> DNAPriorInferer(denoiser)(inputs=volume, network=denoiser.network()).shape
+    torch.Size([1, 1, 32, 32, 2])
+    """
+
+    def __init__(
+        self,
+        denoiser: DNAPrior | None = None,
+        *,
+        slice_dim: int = -1,
+        channel_wise: bool = False,
+        batch_size: int = 1,
+        progress: bool = False,
+    ) -> None:
+        super().__init__()
+        check_slicing(slice_dim=slice_dim, batch_size=batch_size)
+        self.denoiser = denoiser or DNAPrior()
+        self.slicing = {
+            "slice_dim": slice_dim, "channel_wise": channel_wise, "batch_size": batch_size, "progress": progress
+        }  # fmt: skip
+
+    def __call__(self, inputs: torch.Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
+        denoiser = partial(self.denoiser, network=network)
+        plain = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
+        results = [denoise_volume(volume, denoiser, **self.slicing) for volume in plain]
+        output = convert_to_dst_type(torch.stack([image for image, _ in results]), dst=inputs, dtype=torch.float32)[0]
+        if isinstance(output, MetaTensor):
+            output.meta[RECORDS_KEY] = [records_text(records) for _, records in results]
+        for _, records in results:
+            logger.info(summary(records))
+        return output
+
+
+def summary(records: list[Record]) -> str:
+    """One line on a volume: how many slices, how noisy, how long, and why they stopped."""
+    sigmas, steps = [record.sigma for record in records], [record.steps for record in records]
+    stops = ", ".join(f"{reason} {count}" for reason, count in Counter(r.stop_reason for r in records).most_common())
+    return (
+        f"denoised {len(records)} slices: sigma {min(sigmas):.4f} to {max(sigmas):.4f} of the intensity range, "
+        f"steps {min(steps)} to {max(steps)}, stopped by {stops}, {sum(record.seconds for record in records):.1f} s"
+    )

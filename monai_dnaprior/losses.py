@@ -1,0 +1,70 @@
+"""The two terms of DNA-Prior's loss, as pure functions of images (..., C, H, W); one value an image."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+GAMMA = 1e-3
+IMAGE = (-3, -2, -1)
+
+
+def spectral_fidelity(estimate: Tensor, noisy: Tensor, *, gamma: float = GAMMA, weight: Tensor | None = None) -> Tensor:
+    r"""Squared distance of two spectra, relative to the spectrum of the noisy image.
+
+    .. math:: L_{IS} = \frac{\|W (F\hat x - F y)\|_2^2}{\|W F y\|_2^2 + \gamma}
+
+    Args:
+        estimate: the reconstruction :math:`\hat x`, (..., C, H, W).
+        noisy: the measurement :math:`y`, of the same shape.
+        gamma: keeps the quotient finite for an empty image; the paper leaves its value open.
+        weight: optional weights :math:`W` of the frequencies, broadcast to (..., C, H, W) in the order of
+            ``torch.fft.fft2``. Without it :math:`W = 1`, and by Plancherel's theorem the value and the gradient are
+            those of the relative squared error in the image, which is what is evaluated: no transform is needed.
+
+    Returns:
+        one value an image, (...), for the orthonormal transform F.
+
+    Source: Cheng et al., "DNA-Prior: Unsupervised Denoise Anything via Dual-Domain Prior", 2025, equation 3.
+
+    >>> image = torch.tensor([[[3.0, 4.0]]])
+    >>> float(spectral_fidelity(torch.zeros(1, 1, 2), image, gamma=0.0))
+    1.0
+    """
+    difference, reference = estimate - noisy, noisy
+    if weight is not None:
+        difference, reference = (weight * torch.fft.fft2(image, norm="ortho") for image in (difference, reference))
+    return energy(difference) / (energy(reference) + gamma)
+
+
+def total_variation(estimate: Tensor, *, gamma: float = GAMMA) -> Tensor:
+    r"""Isotropic smoothed total variation, relative to the energy of the image.
+
+    .. math::
+        L_{TV} = \frac{\mathrm{TV}(\hat x)}{\|\hat x\|_2^2 + \gamma}, \qquad
+        \mathrm{TV}(\hat x) = \sum_{i,j} \sqrt{(D_x\hat x)_{i,j}^2 + (D_y\hat x)_{i,j}^2 + \gamma^2}
+
+    with forward differences, zero beyond the last row and column (Neumann boundary).
+
+    Args:
+        estimate: the reconstruction :math:`\hat x`, (..., C, H, W). Channels add up, each with its own differences.
+        gamma: smooths the corner of the root at 0 and keeps the quotient finite; the paper leaves its value open.
+
+    Returns:
+        one value an image, (...).
+
+    Source: Cheng et al., "DNA-Prior: Unsupervised Denoise Anything via Dual-Domain Prior", 2025, equations 4 and 5.
+
+    >>> step = torch.tensor([[[1.0, 1.0, 0.0, 0.0]]])
+    >>> float(total_variation(step, gamma=0.0))
+    0.5
+    """
+    along_x = torch.diff(estimate, dim=-1, append=estimate[..., :, -1:])
+    along_y = torch.diff(estimate, dim=-2, append=estimate[..., -1:, :])
+    variation = torch.sqrt(along_x.square() + along_y.square() + gamma**2).sum(IMAGE)
+    return variation / (energy(estimate) + gamma)
+
+
+def energy(image: Tensor) -> Tensor:
+    """Squared Euclidean norm of every image (or spectrum): (..., C, H, W) to (...)."""
+    return image.abs().square().sum(IMAGE) if image.is_complex() else image.square().sum(IMAGE)

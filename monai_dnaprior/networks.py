@@ -1,0 +1,196 @@
+"""The skip network of deep image priors, and the fixed random input that it is fed."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+PADDINGS = ("reflect", "zeros")
+
+
+class SkipNet(nn.Module):
+    r"""Hourglass network with skip branches, whose architecture alone is the prior on the image.
+
+    Scale :math:`s` halves its input with two 3×3 convolutions, hands the result to scale :math:`s + 1`, doubles what
+    comes back bilinearly, joins it to a 1×1 skip branch and mixes the two with a 3×3 and a 1×1 convolution. Every
+    convolution is followed by batch normalisation and a leaky ReLU (slope 0.2). The network is made for a batch of one.
+
+    The defaults are the network of Deep Image Prior: 5 scales, 128 channels, 4 skip channels, reflection padding,
+    sigmoid output; 2,217,573 parameters for one output channel.
+
+    Args:
+        channels: output channels C (1 grey, 3 RGB).
+        input_channels: channels of the fixed input z.
+        width: channels of every scale, down and up.
+        scales: number of halvings; input height and width must be multiples of ``2 ** scales``, at least twice that.
+        skip_channels: channels of each skip branch; 0 leaves the branches out.
+        padding: ``"reflect"`` as in the original, or ``"zeros"``, which is cheaper.
+        sigmoid: end with a sigmoid, which holds the output inside (0, 1); without it the output is unbounded.
+        seed: the initial weights depend on this number alone; the global random state is neither read nor changed.
+
+    Shapes: input (B, input_channels, H, W), output (B, channels, H, W), both float32.
+
+    Source: Ulyanov, Vedaldi, Lempitsky, "Deep Image Prior", CVPR 2018, doi:10.1109/CVPR.2018.00984.
+
+    Departures: batch normalisation keeps no running statistics, because they would ruin the prior in evaluation mode.
+    Reflection padding and bilinear doubling are built from slices, because PyTorch's own have no deterministic
+    gradient on CUDA.
+
+    >>> network = SkipNet(channels=1)
+    >>> sum(p.numel() for p in network.parameters())
+    2217573
+    >>> network(fixed_input(channels=32, height=64, width=96)).shape
+    torch.Size([1, 1, 64, 96])
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: int = 1,
+        input_channels: int = 32,
+        width: int = 128,
+        scales: int = 5,
+        skip_channels: int = 4,
+        padding: str = "reflect",
+        sigmoid: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        check_architecture(
+            channels=channels,
+            input_channels=input_channels,
+            width=width,
+            scales=scales,
+            skip_channels=skip_channels,
+            padding=padding,
+        )
+        self.input_channels = input_channels
+        self.multiple = 2**scales
+        with torch.device("meta"):  # no weights yet, so no draw from the global random state
+            self.body = scale(input_channels, width, skip_channels, padding, depth=scales)
+            self.head = nn.Conv2d(width, channels, 1)
+            self.output = nn.Sigmoid() if sigmoid else nn.Identity()
+        self.to_empty(device="cpu")
+        initialise(self, torch.Generator().manual_seed(seed))
+
+    def forward(self, z: Tensor) -> Tensor:
+        height, width = z.shape[-2:]
+        if height % self.multiple or width % self.multiple or min(height, width) < 2 * self.multiple:
+            raise ValueError(
+                f"z of {height}×{width} does not suit this network; make both sides a multiple of {self.multiple} "
+                f"and at least {2 * self.multiple} (padded_size does)."
+            )
+        return self.output(self.head(self.body(z)))
+
+    def padded_size(self, height: int, width: int) -> tuple[int, int]:
+        """The smallest size that this network can make and that holds a height × width image."""
+        sides = (max(2, math.ceil(side / self.multiple)) * self.multiple for side in (height, width))
+        return next(sides), next(sides)
+
+
+def check_architecture(*, skip_channels: int, padding: str, **sizes: int) -> None:
+    """Refuse an architecture that cannot be built, naming the parameter."""
+    for name, value in sizes.items():
+        if value < 1:
+            raise ValueError(f"{name}={value} must be at least 1.")
+    if skip_channels < 0:
+        raise ValueError(f"skip_channels={skip_channels} must not be negative; use 0 for no skip branches.")
+    if padding not in PADDINGS:
+        raise ValueError(f"padding={padding!r} is unknown; choose one of {', '.join(PADDINGS)}.")
+
+
+def fixed_input(*, channels: int, height: int, width: int, seed: int = 0) -> Tensor:
+    """The fixed input z of a fit: (1, channels, height, width), uniform in [0, 0.1), from its own seed.
+
+    >>> z = fixed_input(channels=2, height=4, width=4, seed=3)
+    >>> bool((z >= 0).all() and (z < 0.1).all())
+    True
+    """
+    generator = torch.Generator().manual_seed(seed)
+    return 0.1 * torch.rand(1, channels, height, width, generator=generator)
+
+
+class Join(nn.Module):
+    """Concatenate what several branches make of the same input."""
+
+    def __init__(self, *branches: nn.Module) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(branches)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return torch.cat([branch(features) for branch in self.branches], dim=1)
+
+
+class ReflectionPad(nn.Module):
+    """Mirror one pixel on each side without repeating the edge, as ``nn.ReflectionPad2d(1)``."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        for dim in (-2, -1):
+            size = features.shape[dim]
+            before, after = features.narrow(dim, 1, 1), features.narrow(dim, size - 2, 1)
+            features = torch.cat((before, features, after), dim)
+        return features
+
+
+class BilinearDouble(nn.Module):
+    """Double height and width as ``nn.Upsample(scale_factor=2, mode="bilinear")``.
+
+    Each new pixel is 3/4 of the nearest old one and 1/4 of the next, along each axis.
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        for dim in (-2, -1):
+            size = features.shape[dim]
+            first, last = features.narrow(dim, 0, 1), features.narrow(dim, size - 1, 1)
+            before = torch.cat((first, features.narrow(dim, 0, size - 1)), dim)
+            after = torch.cat((features.narrow(dim, 1, size - 1), last), dim)
+            pairs = torch.stack((torch.lerp(features, before, 0.25), torch.lerp(features, after, 0.25)), dim % 4 + 1)
+            features = pairs.flatten(dim % 4, dim % 4 + 1)
+        return features
+
+
+def convolution(inputs: int, outputs: int, size: int, padding: str, stride: int = 1) -> nn.Sequential:
+    """Convolution that keeps the size (or halves it), normalisation, leaky ReLU."""
+    mirrored = size == 3 and padding == "reflect"
+    return nn.Sequential(
+        *([ReflectionPad()] if mirrored else []),
+        nn.Conv2d(inputs, outputs, size, stride, 0 if mirrored else size // 2),
+        normalisation(outputs),
+        nn.LeakyReLU(0.2),
+    )
+
+
+def normalisation(channels: int) -> nn.BatchNorm2d:
+    """Batch normalisation with the statistics of the image at hand, in training and in evaluation mode alike."""
+    return nn.BatchNorm2d(channels, track_running_stats=False)
+
+
+def scale(inputs: int, width: int, skip_channels: int, padding: str, *, depth: int) -> nn.Sequential:
+    """One scale and all deeper ones: inputs channels in, width channels out, at the same size."""
+    deeper = nn.Sequential(
+        convolution(inputs, width, 3, padding, stride=2),
+        convolution(width, width, 3, padding),
+        *([scale(width, width, skip_channels, padding, depth=depth - 1)] if depth > 1 else []),
+        BilinearDouble(),
+    )
+    skip = [convolution(inputs, skip_channels, 1, padding)] if skip_channels else []
+    return nn.Sequential(
+        Join(*skip, deeper),
+        normalisation(skip_channels + width),
+        convolution(skip_channels + width, width, 3, padding),
+        convolution(width, width, 1, padding),
+    )
+
+
+def initialise(network: nn.Module, generator: torch.Generator) -> None:
+    """PyTorch's own initial weights (uniform within 1/sqrt(fan-in)), drawn from a private generator."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            bound = 1 / math.sqrt(module.weight[0].numel())
+            for parameter in (module.weight, module.bias):
+                nn.init.uniform_(parameter, -bound, bound, generator=generator)
+        elif isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)

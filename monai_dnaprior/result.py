@@ -1,0 +1,67 @@
+"""What every denoiser takes and gives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+STOP_REASONS = ("discrepancy", "variance", "steps", "clean", "constant", "non-finite")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What happened to one slice.
+
+    Attributes:
+        sigma: estimated standard deviation of its noise, in the units of the denoiser's input.
+        steps: optimisation steps taken; 0 for a slice that was given back as it came.
+        stop_reason: ``discrepancy`` (the residual fell to the noise level), ``variance`` (the output began to fit
+            noise), ``steps`` (the limit), ``clean`` (too little noise to treat), ``constant`` (nothing to fit), or
+            ``non-finite`` (the fit failed twice). The last three give back the input.
+        seconds: wall time.
+        seed: of the fit's fixed input and input noise: a hash of the user's seed, the voxels and the slice index.
+        tv_weight: the weight of the total variation that was used, if any.
+        residual: RMS of input minus output.
+        trace: (step, loss, residual) on the way.
+    """
+
+    sigma: float
+    steps: int = 0
+    stop_reason: str = "steps"
+    seconds: float = 0.0
+    seed: int = 0
+    tv_weight: float | None = None
+    residual: float = 0.0
+    trace: tuple[tuple[int, float, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Result:
+    """Denoised images (B, C, H, W) and one record for each."""
+
+    image: Tensor
+    records: list[Record]
+
+
+class Denoiser(Protocol):
+    """Noisy images in, (B, C, H, W) with intensities about [0, 1]; the same shape and one record an image out.
+
+    ``slice_indices`` numbers the images within their volume, so that a slice is treated alike in any batch.
+    """
+
+    def __call__(self, noisy: Tensor, *, slice_indices: Sequence[int] | None = None) -> Result: ...
+
+
+def check_noisy(noisy: Tensor) -> None:
+    """Refuse what no denoiser can treat, naming what to do."""
+    if not isinstance(noisy, Tensor):
+        raise TypeError(f"noisy={type(noisy).__name__} must be a torch.Tensor; convert it with torch.as_tensor.")
+    if not noisy.is_floating_point():
+        raise TypeError(f"noisy.dtype={noisy.dtype} must be floating point; convert it with noisy.float().")
+    if noisy.ndim != 4 or noisy.numel() == 0:
+        raise ValueError(f"noisy.shape={tuple(noisy.shape)} must be (B, C, H, W), none of them 0.")
+    if not noisy.isfinite().all():
+        raise ValueError("noisy holds NaN or infinite values; fill them first, as the transforms do.")

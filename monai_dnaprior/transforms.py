@@ -1,0 +1,202 @@
+"""Denoising as MONAI transforms, for single images and for dictionaries of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from monai.config import KeysCollection
+from monai.config.type_definitions import NdarrayOrTensor
+from monai.data import MetaTensor
+from monai.transforms import MapTransform, Transform
+from monai.utils import TransformBackends, convert_to_dst_type, convert_to_tensor
+
+from .denoisers import create_denoiser
+from .result import Record
+from .volumes import check_slicing, denoise_volume
+
+RECORDS_KEY = "denoising"
+
+
+class DNAPriorDenoise(Transform):
+    r"""Denoise an image or every 2D slice of a volume with DNA-Prior, in the image's own units.
+
+    A network is fitted to each slice, :math:`\hat x = f_\theta(z)`, under spectral fidelity and total variation; no
+    training data, no clean image and no noise level are needed.
+
+    Args:
+        preset: ``"default"``, or ``"paper"`` for the published weights, network and 3,000 steps.
+        steps: at most this many optimisation steps a slice; None for the preset's.
+        tv_weight: weight of the total variation; None for the preset's (by default set from the estimated noise).
+        slice_dim: spatial axis along which a volume is cut into slices, -3 to 2; -1 is axial for volumes as MONAI
+            loads them. A 2D image is one slice.
+        channel_wise: denoise every channel by itself (modalities, time points), or all together (RGB).
+        batch_size: slices handed over at once; the result does not depend on it.
+        device: where to compute, for instance ``"cuda"``; None for the device of the image.
+        seed: same seed, same image, same device: same bits. The global random state is neither read nor changed.
+        progress: show a progress bar.
+        residual: also return what was removed.
+
+    Shapes: (C, H, W) or (C, H, W, D); numpy array, tensor or MetaTensor, of any real type.
+
+    Returns:
+        the denoised image: same container, shape, units, device and metadata, float32. NaN and infinite voxels,
+        constant slices and slices without noise come out bit-identical. A MetaTensor's metadata gains the records of
+        its slices, see :func:`denoising_records`. With ``residual``, a pair of the image and input minus output.
+
+    Raises:
+        ValueError, TypeError: a parameter or an image out of range, with its name, value and remedy.
+
+    Place it **before** ``Spacing`` and before a ``ScaleIntensityRange`` that clips: resampling makes neighbouring
+    noise alike, and no denoiser of this kind can tell that from anatomy.
+
+    Source: Cheng et al., "DNA-Prior: Unsupervised Denoise Anything via Dual-Domain Prior", 2025; what departs from
+    the paper is said in :class:`~monai_dnaprior.priors.DNAPrior`.
+
+    >>> noisy = torch.rand(1, 32, 32, 2, generator=torch.Generator().manual_seed(0))
+    >>> DNAPriorDenoise(steps=10)(noisy).shape
+    torch.Size([1, 32, 32, 2])
+    """
+
+    backend = [TransformBackends.TORCH]
+
+    def __init__(
+        self,
+        *,
+        preset: str = "default",
+        steps: int | None = None,
+        tv_weight: float | None = None,
+        slice_dim: int = -1,
+        channel_wise: bool = False,
+        batch_size: int = 1,
+        device: str | torch.device | None = None,
+        seed: int = 0,
+        progress: bool = False,
+        residual: bool = False,
+    ) -> None:
+        check_slicing(slice_dim=slice_dim, batch_size=batch_size)
+        self.slicing = {
+            "slice_dim": slice_dim, "channel_wise": channel_wise, "batch_size": batch_size, "progress": progress
+        }  # fmt: skip
+        self.options = {"preset": preset, "steps": steps, "tv_weight": tv_weight, "seed": seed}
+        create_denoiser("dna-prior", **self.options)
+        self.device = None if device is None else device_name(device)
+        self.residual = residual
+
+    def __call__(self, img: NdarrayOrTensor) -> Any:
+        image = convert_to_tensor(img, track_meta=False)
+        device = computing_device(self.device or image.device)
+        denoiser = create_denoiser("dna-prior", **self.options)
+        denoised, records = denoise_volume(image.to(device), denoiser, **self.slicing)
+        output = like(img, denoised, records)
+        if not self.residual:
+            return output
+        denoised = denoised.to(image.device)
+        removed = torch.where(image.isfinite(), image.double() - denoised, 0).float()
+        return output, like(img, removed, records)
+
+
+class DNAPriorDenoised(MapTransform):
+    """Dictionary form of :class:`DNAPriorDenoise`: denoise the images under the given keys.
+
+    Args:
+        keys: the images to denoise.
+        preset, steps, tv_weight, slice_dim, channel_wise, batch_size, device, seed, progress: see
+            :class:`DNAPriorDenoise`.
+        residual: also store what was removed from ``key`` under ``f"{key}_residual"``.
+        allow_missing_keys: skip keys that are absent.
+
+    >>> noisy = {"image": torch.rand(1, 32, 32, generator=torch.Generator().manual_seed(0))}
+    >>> sorted(DNAPriorDenoised("image", steps=10, residual=True)(noisy))
+    ['image', 'image_residual']
+    """
+
+    backend = DNAPriorDenoise.backend
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        *,
+        preset: str = "default",
+        steps: int | None = None,
+        tv_weight: float | None = None,
+        slice_dim: int = -1,
+        channel_wise: bool = False,
+        batch_size: int = 1,
+        device: str | torch.device | None = None,
+        seed: int = 0,
+        progress: bool = False,
+        residual: bool = False,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.denoise = DNAPriorDenoise(
+            preset=preset,
+            steps=steps,
+            tv_weight=tv_weight,
+            slice_dim=slice_dim,
+            channel_wise=channel_wise,
+            batch_size=batch_size,
+            device=device,
+            seed=seed,
+            progress=progress,
+            residual=residual,
+        )
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        for key in self.key_iterator(d):
+            output = self.denoise(d[key])
+            if self.denoise.residual:
+                d[key], d[f"{key}_residual"] = output
+            else:
+                d[key] = output
+        return d
+
+
+DNAPriorDenoiseD = DNAPriorDenoiseDict = DNAPriorDenoised
+
+
+def denoising_records(image: MetaTensor) -> list[dict[str, Any]]:
+    """The records of a denoised MetaTensor, one dictionary a slice (see :class:`~monai_dnaprior.result.Record`).
+
+    They are stored in the metadata as text, so that any number of slices survives a DataLoader's collation.
+    """
+    if not isinstance(image, MetaTensor) or RECORDS_KEY not in image.meta:
+        raise ValueError("image has no denoising records; they are in the metadata of a denoised MetaTensor.")
+    return json.loads(image.meta[RECORDS_KEY])
+
+
+def records_text(records: list[Record]) -> str:
+    return json.dumps([asdict(record) for record in records])
+
+
+def like(img: NdarrayOrTensor, values: torch.Tensor, records: list[Record]) -> Any:
+    """The values in the container of img, on its device, with its metadata and the records."""
+    output = convert_to_dst_type(values, dst=img, dtype=torch.float32)[0]
+    if isinstance(output, MetaTensor):
+        output.meta[RECORDS_KEY] = records_text(records)
+    return output
+
+
+def device_name(device: str | torch.device) -> str:
+    try:
+        return str(torch.device(device))
+    except RuntimeError as error:
+        raise ValueError(f"device={device!r} is no torch device; choose for instance 'cpu' or 'cuda'.") from error
+
+
+def computing_device(device: str | torch.device) -> torch.device:
+    """The device, if it can be used from here."""
+    device = torch.device(device)
+    if device.type == "cuda" and torch.utils.data.get_worker_info() is not None:
+        raise RuntimeError(
+            "device='cuda' cannot be used inside a DataLoader worker; set num_workers=0, or use monai.data."
+            "ThreadDataLoader, whose workers are threads."
+        )
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError(f"device={str(device)!r} is not available on this machine; use device='cpu'.")
+    return device
