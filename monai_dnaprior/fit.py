@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import math
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 CHECK_EVERY = 10  # steps between looks at the numbers, each of which waits for the device
 TRACE_EVERY = 50
+Outcome = TypeVar("Outcome")
 
 Objective = Callable[[Tensor, nn.Module], tuple[Tensor, Tensor]]
 """``objective(noisy, network) -> (loss, estimate)``: a scalar to descend, and the image that it scores."""
 
 
 class StoppingRule(Protocol):
-    """A rule names its reason when the fit should end here, and gives None while it should go on."""
+    """A rule names its reason when the fit should end here, and gives None while it should go on.
 
-    def __call__(self, noisy: Tensor, estimate: Tensor, average: Tensor) -> str | None: ...
+    It sees the residual, RMS(noisy - average), and the latest and the averaged output.
+    """
+
+    def __call__(self, residual: float, estimate: Tensor, average: Tensor) -> str | None: ...
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,7 @@ def fit(
     learning_rate: float,
     averaging: float = 0.99,
     stopping: Sequence[StoppingRule] = (),
+    where: Tensor | None = None,
 ) -> FitResult:
     r"""Fit a network to one noisy image with Adam, and return the running average of its outputs.
 
@@ -57,6 +65,7 @@ def fit(
         learning_rate: Adam's.
         averaging: a above; 0 returns the last output.
         stopping: rules asked every ten steps, in this order.
+        where: the pixels over which the residual is taken; all by default.
 
     Returns:
         the average, with ``stop_reason`` from the rule that ended the fit, ``"steps"`` when none did, or
@@ -76,33 +85,34 @@ def fit(
         average = torch.lerp(average, estimate, max(1 - averaging, 10 / (step + 9)))
         if step % CHECK_EVERY and step < steps:
             continue
-        if not loss.isfinite() or not average.isfinite().all():
-            reason = "non-finite"
+        residual = root_mean_square(noisy - average if where is None else (noisy - average)[where])
+        if math.isfinite(loss.item()) and math.isfinite(residual):
+            reason = next(filter(None, (rule(residual, estimate, average) for rule in stopping)), None)
         else:
-            reason = next(filter(None, (rule(noisy, estimate, average) for rule in stopping)), None)
+            reason = "non-finite"
         if reason or step == steps or step % TRACE_EVERY == 0:
-            trace.append((step, loss.item(), root_mean_square(noisy - average)))
+            trace.append((step, loss.item(), residual))
     return FitResult(average, step, reason or "steps", tuple(trace))
 
 
 @dataclass
 class Discrepancy:
-    """Stop when what the averaged output leaves over is as small as the noise: RMS(noisy - average) <= sigma.
+    """Stop when what the averaged output leaves over is as small as the noise: residual <= sigma.
 
-    Source: Morozov's discrepancy principle, Soviet Math. Doklady 7, 1966. ``where`` restricts the mean to the pixels
-    in which noise can be seen.
+    Source: Morozov's discrepancy principle, Soviet Math. Doklady 7, 1966.
     """
 
     sigma: float
-    where: Tensor
 
-    def __call__(self, noisy: Tensor, estimate: Tensor, average: Tensor) -> str | None:
-        return "discrepancy" if root_mean_square((noisy - average)[self.where]) <= self.sigma else None
+    def __call__(self, residual: float, estimate: Tensor, average: Tensor) -> str | None:
+        return "discrepancy" if residual <= self.sigma else None
 
 
 @dataclass
 class MovingVariance:
     """Stop when the outputs' moving variance has not fallen for ``patience`` looks: they have begun to fit noise.
+
+    The first ``warm_up`` looks do not count, because the average still follows the outputs closely there.
 
     Source: Wang et al., "Early Stopping for Deep Image Prior", TMLR 2023, arXiv:2112.06074, its moving-average form,
     with the fit's own average in place of a second one. Needs no noise level.
@@ -110,11 +120,16 @@ class MovingVariance:
 
     patience: int = 20
     memory: float = 0.9
+    warm_up: int = 10
+    looks: int = 0
     variance: float | None = None
     lowest: float = float("inf")
     since: int = 0
 
-    def __call__(self, noisy: Tensor, estimate: Tensor, average: Tensor) -> str | None:
+    def __call__(self, residual: float, estimate: Tensor, average: Tensor) -> str | None:
+        self.looks += 1
+        if self.looks <= self.warm_up:
+            return None
         latest = root_mean_square(estimate - average) ** 2
         self.variance = latest if self.variance is None else self.memory * self.variance + (1 - self.memory) * latest
         self.since = 0 if self.variance < self.lowest else self.since + 1
@@ -134,3 +149,50 @@ def gradients_enabled(device: torch.device) -> Iterator[None]:
     """
     with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
         yield
+
+
+def side_by_side(function: Callable[..., Outcome], *arguments: Sequence[Any], device: torch.device) -> list[Outcome]:
+    """Map a function that fits over its arguments, with gradients enabled; on a CPU in several threads.
+
+    There are as many threads as PyTorch may use, each computing with one: small images do not fill more, and the
+    result has the same bits however many there are.
+    """
+
+    def fit_one(*values: Any) -> Outcome:
+        with gradients_enabled(device):
+            return function(*values)
+
+    if device.type != "cpu":
+        return [fit_one(*values) for values in zip(*arguments, strict=True)]
+    with single_threaded_pool() as pool:
+        futures = [pool.submit(fit_one, *values) for values in zip(*arguments, strict=True)]
+        return [future.result() for future in futures]
+
+
+class ThreadCount:
+    """PyTorch's number of threads, which pools lower for their own threads and the last one out restores.
+
+    Setting it in one thread also sets it for threads that start later, hence the restoration.
+    """
+
+    lock = threading.Lock()
+    pools = 0
+    before = 1
+
+
+@contextmanager
+def single_threaded_pool() -> Iterator[ThreadPoolExecutor]:
+    """As many threads as PyTorch may use, each of which computes with one."""
+    with ThreadCount.lock:
+        if ThreadCount.pools == 0:
+            ThreadCount.before = torch.get_num_threads()
+        ThreadCount.pools += 1
+    pool = ThreadPoolExecutor(ThreadCount.before, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+        with ThreadCount.lock:
+            ThreadCount.pools -= 1
+            if ThreadCount.pools == 0:
+                torch.set_num_threads(ThreadCount.before)

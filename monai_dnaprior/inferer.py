@@ -47,7 +47,7 @@ class DNAPriorInferer(Inferer):
         *,
         slice_dim: int = -1,
         channel_wise: bool = False,
-        batch_size: int = 1,
+        batch_size: int = 8,
         progress: bool = False,
     ) -> None:
         super().__init__()
@@ -66,6 +66,8 @@ class DNAPriorInferer(Inferer):
             output.meta[RECORDS_KEY] = [records_text(records) for _, records in results]
         for _, records in results:
             logger.info(summary(records))
+            for warning, count in Counter(text for record in records for text in record.warnings).items():
+                logger.warning("%d of %d slices: %s", count, len(records), warning)
         return output
 
 

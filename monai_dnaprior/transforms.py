@@ -34,7 +34,7 @@ class DNAPriorDenoise(Transform):
         slice_dim: spatial axis along which a volume is cut into slices, -3 to 2; -1 is axial for volumes as MONAI
             loads them. A 2D image is one slice.
         channel_wise: denoise every channel by itself (modalities, time points), or all together (RGB).
-        batch_size: slices handed over at once; the result does not depend on it.
+        batch_size: slices fitted side by side, on a CPU one a thread; the result does not depend on it.
         device: where to compute, for instance ``"cuda"``; None for the device of the image.
         seed: same seed, same image, same device: same bits. The global random state is neither read nor changed.
         progress: show a progress bar.
@@ -71,7 +71,7 @@ class DNAPriorDenoise(Transform):
         tv_weight: float | None = None,
         slice_dim: int = -1,
         channel_wise: bool = False,
-        batch_size: int = 1,
+        batch_size: int = 8,
         device: str | torch.device | None = None,
         seed: int = 0,
         progress: bool = False,
@@ -125,7 +125,7 @@ class DNAPriorDenoised(MapTransform):
         tv_weight: float | None = None,
         slice_dim: int = -1,
         channel_wise: bool = False,
-        batch_size: int = 1,
+        batch_size: int = 8,
         device: str | torch.device | None = None,
         seed: int = 0,
         progress: bool = False,

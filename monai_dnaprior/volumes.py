@@ -19,7 +19,7 @@ def denoise_volume(
     *,
     slice_dim: int = -1,
     channel_wise: bool = False,
-    batch_size: int = 1,
+    batch_size: int = 8,
     progress: bool = False,
 ) -> tuple[Tensor, list[Record]]:
     r"""Denoise every 2D slice of a volume, in the volume's own units.

@@ -1,0 +1,98 @@
+"""The loop: what it minimises, averages, and why it stops."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from monai_dnaprior.fit import Discrepancy, MovingVariance, fit
+from torch import Tensor, nn
+
+
+class Pixels(nn.Module):
+    """The simplest network: an image of free pixels."""
+
+    def __init__(self, shape: torch.Size) -> None:
+        super().__init__()
+        self.image = nn.Parameter(torch.zeros(shape))
+
+    def forward(self) -> Tensor:
+        return self.image * 1
+
+
+def squared_error(noisy: Tensor, network: nn.Module) -> tuple[Tensor, Tensor]:
+    estimate = network()
+    return (estimate - noisy).square().sum(), estimate
+
+
+@pytest.fixture
+def noisy() -> Tensor:
+    return torch.rand(1, 1, 6, 5, generator=torch.Generator().manual_seed(0))
+
+
+def test_descends_to_the_image_and_traces_the_way(noisy: Tensor) -> None:
+    result = fit(Pixels(noisy.shape), noisy, squared_error, steps=400, learning_rate=0.02)
+    torch.testing.assert_close(result.image, noisy, atol=1e-3, rtol=0)
+    assert (result.steps, result.stop_reason) == (400, "steps")
+    steps, losses, residuals = zip(*result.trace, strict=True)
+    assert steps == tuple(range(50, 401, 50))
+    assert list(losses) == sorted(losses, reverse=True)
+    assert residuals[-1] == pytest.approx((noisy - result.image).square().mean().sqrt().item())
+
+
+@pytest.mark.parametrize(("averaging", "steps"), [(0.9, 7), (0.9, 150), (0.0, 30)])
+def test_average_is_the_stated_recursion(noisy: Tensor, averaging: float, steps: int) -> None:
+    outputs: list[Tensor] = []
+
+    def objective(noisy: Tensor, network: nn.Module) -> tuple[Tensor, Tensor]:
+        loss, estimate = squared_error(noisy, network)
+        outputs.append(estimate.detach())
+        return loss, estimate
+
+    result = fit(Pixels(noisy.shape), noisy, objective, steps=steps, learning_rate=0.1, averaging=averaging)
+    average = outputs[0]
+    for step, output in enumerate(outputs[1:], 2):
+        weight = max(1 - averaging, 10 / (step + 9))
+        average = average + weight * (output - average)
+    torch.testing.assert_close(result.image, average)
+
+
+def test_discrepancy_stops_at_the_noise_level_where_it_is_looked_for(noisy: Tensor) -> None:
+    where = torch.zeros(noisy.shape, dtype=torch.bool)
+    where[..., 0] = True
+    result = fit(
+        Pixels(noisy.shape),
+        noisy,
+        squared_error,
+        steps=500,
+        learning_rate=0.005,
+        stopping=[Discrepancy(sigma=0.1)],
+        where=where,
+    )
+    assert result.stop_reason == "discrepancy"
+    assert result.steps < 500
+    assert 0.08 < (noisy - result.image)[where].square().mean().sqrt().item() <= 0.1
+
+
+def test_variance_stops_once_the_outputs_move_more_again(noisy: Tensor) -> None:
+    calls = 0
+
+    def objective(noisy: Tensor, network: nn.Module) -> tuple[Tensor, Tensor]:
+        nonlocal calls
+        calls += 1
+        loss, estimate = squared_error(noisy, network)
+        restless = 0.5 if calls > 200 else 0.0  # as when a network begins to follow the noise
+        return loss, estimate + restless * (-1) ** calls
+
+    rules = [MovingVariance(patience=5)]
+    result = fit(Pixels(noisy.shape), noisy, objective, steps=1000, learning_rate=0.02, stopping=rules)
+    assert result.stop_reason == "variance"
+    assert 200 < result.steps < 400
+
+
+def test_a_loss_that_is_not_finite_ends_the_fit(noisy: Tensor) -> None:
+    def objective(noisy: Tensor, network: nn.Module) -> tuple[Tensor, Tensor]:
+        loss, estimate = squared_error(noisy, network)
+        return loss * float("nan"), estimate
+
+    result = fit(Pixels(noisy.shape), noisy, objective, steps=100, learning_rate=0.02)
+    assert (result.stop_reason, result.steps) == ("non-finite", 10)

@@ -1,0 +1,78 @@
+"""The skip network: its size, its parts against PyTorch's own, its seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from monai_dnaprior.networks import BilinearDouble, ReflectionPad, SkipNet, fixed_input
+from torch import Tensor, nn
+
+
+@pytest.mark.parametrize(("channels", "parameters"), [(1, 2_217_573), (3, 2_217_831)])
+def test_defaults_are_the_network_of_deep_image_prior(channels: int, parameters: int) -> None:
+    network = SkipNet(channels=channels)
+    assert sum(parameter.numel() for parameter in network.parameters()) == parameters
+
+
+@pytest.mark.parametrize(
+    ("ours", "torchs"),
+    [
+        (ReflectionPad(), nn.ReflectionPad2d(1)),
+        (BilinearDouble(), nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)),
+        (BilinearDouble.from_slices, nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)),
+    ],
+    ids=["pad", "upsample", "upsample-from-slices"],
+)
+def test_parts_equal_pytorchs_in_value_and_gradient(ours: Callable[[Tensor], Tensor], torchs: nn.Module) -> None:
+    features = fixed_input(channels=3, height=5, width=7).double().requires_grad_()
+    torch.testing.assert_close(ours(features), torchs(features))
+    weights = fixed_input(channels=3, height=ours(features).shape[2], width=ours(features).shape[3], seed=1)
+    gradients = [torch.autograd.grad((part(features) * weights).sum(), features)[0] for part in (ours, torchs)]
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("padding", ["reflect", "zeros"])
+def test_same_seed_same_weights_and_same_output_in_evaluation(padding: str) -> None:
+    z = fixed_input(channels=32, height=16, width=24, seed=3)
+    networks = [SkipNet(width=8, scales=3, padding=padding, seed=seed) for seed in (1, 1, 2)]
+    assert torch.equal(networks[0](z), networks[1](z))
+    assert not torch.equal(networks[0](z), networks[2](z))
+    assert torch.equal(networks[0](z), networks[1].eval()(z))
+
+
+def test_initial_weights_have_the_spread_of_pytorchs() -> None:
+    weight, torchs = SkipNet(width=64, scales=1).body[2][1].weight, 1 / (68 * 9) ** 0.5
+    assert weight.shape == (64, 68, 3, 3)
+    assert weight.std().item() == pytest.approx(torchs / 3**0.5, rel=0.02)
+
+
+def test_sigmoid_bounds_the_output_and_its_absence_does_not() -> None:
+    z = fixed_input(channels=32, height=16, width=16)
+    for sigmoid in (True, False):
+        network = SkipNet(width=4, scales=2, skip_channels=0, sigmoid=sigmoid)
+        nn.init.constant_(network.head.bias, 5.0)
+        assert (network(z).max().item() < 1) is sigmoid
+
+
+def test_padded_size_is_the_smallest_that_fits() -> None:
+    network = SkipNet(width=4, scales=3)
+    assert network.padded_size(1, 64) == (16, 64)
+    assert network.padded_size(17, 65) == (24, 72)
+    for height, width in ((20, 16), (8, 16)):
+        with pytest.raises(ValueError, match=rf"z of {height}×{width} .* multiple of 8 and at least 16"):
+            network(fixed_input(channels=32, height=height, width=width))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"width": 0}, "width=0 must be at least 1"),
+        ({"skip_channels": -1}, "skip_channels=-1 must not be negative"),
+        ({"padding": "mirror"}, "padding='mirror' is unknown; choose one of reflect, zeros"),
+    ],
+)
+def test_bad_parameters_name_themselves(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SkipNet(**options)

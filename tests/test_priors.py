@@ -1,0 +1,157 @@
+"""DNA-Prior: its presets, its equation, what it leaves alone, and how it fails."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from conftest import SHORT
+from monai_dnaprior import create_denoiser, priors
+from monai_dnaprior.losses import spectral_fidelity, total_variation
+from monai_dnaprior.networks import SkipNet, fixed_input
+from monai_dnaprior.priors import DNAPrior, sigmoid_range
+from torch import Tensor
+
+
+def decibels(image: Tensor, clean: Tensor) -> float:
+    return -10 * torch.log10((image.clamp(0, 1) - clean).square().mean()).item()
+
+
+def test_paper_preset_is_as_printed() -> None:
+    paper = DNAPrior.from_preset("paper")
+    assert (paper.fidelity_weight, paper.tv_weight, paper.steps, paper.stopping) == (1, 1e-4, 3000, "steps")
+    assert sum(parameter.numel() for parameter in paper.network(1).parameters()) == 2_217_573
+    assert (paper.input_noise, paper.learning_rate, paper.averaging) == (1 / 30, 0.01, 0.99)
+
+
+def test_short_fit_of_a_real_slice_gains_five_decibels(noisy_slice: Tensor, clean_slice: Tensor) -> None:
+    result = create_denoiser("dna-prior", steps=300)(noisy_slice)
+    assert decibels(result.image, clean_slice) > decibels(noisy_slice, clean_slice) + 5
+    record = result.records[0]
+    assert record.sigma == pytest.approx(25 / 255, rel=0.1)
+    assert record.residual == pytest.approx(record.sigma, rel=0.25)
+    assert record.tv_weight == pytest.approx(priors.TV_WEIGHT_PER_SIGMA * record.sigma)
+
+
+def test_short_fit_of_the_real_collection(shared_data: Any) -> None:
+    imread = pytest.importorskip("skimage.io").imread
+    clean = torch.tensor(imread(shared_data / "images/mri/pgbm002_t2_a.png")[64:160, 64:160] / 1.0).float()[None, None]
+    clean = (clean / torch.quantile(clean, 0.999)).clamp(0, 1)
+    noisy = clean + 25 / 255 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    assert decibels(DNAPrior(steps=300)(noisy).image, clean) > decibels(noisy, clean) + 5
+
+
+def test_objective_is_equation_6_without_the_noise_on_the_input() -> None:
+    prior = DNAPrior(**SHORT, fidelity_weight=2.0, input_noise=0.0)
+    noisy = torch.rand(1, 1, 13, 17, generator=torch.Generator().manual_seed(0))
+    network = prior.network(1)
+    loss, estimate = prior._objective(network, noisy.shape, 0.1, 0.3, 7, noisy.device)(noisy, network)
+    expected = 2 * spectral_fidelity(estimate, noisy) + 0.3 * total_variation(estimate)
+    torch.testing.assert_close(loss, expected.sum())
+    assert estimate.shape == noisy.shape
+
+
+def test_stops_by_itself_at_the_noise_level(noisy_slice: Tensor) -> None:
+    record = DNAPrior(steps=600)(noisy_slice).records[0]
+    assert record.stop_reason == "discrepancy"
+    assert record.residual <= record.sigma
+    assert record.trace[-1][0] == record.steps < 600
+
+
+def test_a_fit_cut_short_says_so(noisy_slice: Tensor) -> None:
+    record = DNAPrior(**SHORT)(noisy_slice).records[0]
+    assert record.stop_reason == "steps"
+    assert record.residual > 1.1 * record.sigma
+    assert "under-fitted" in record.warnings[0]
+
+
+def test_images_without_noise_are_given_back() -> None:
+    ramp = torch.linspace(0, 1, 32).expand(1, 1, 32, 32)
+    result = DNAPrior()(ramp)
+    assert (result.records[0].stop_reason, result.records[0].steps) == ("clean", 0)
+    assert torch.equal(result.image, ramp)
+
+
+@pytest.mark.parametrize(("failures", "reason"), [(1, "steps"), (2, "non-finite")])
+def test_a_fit_that_fails_is_tried_once_more_and_then_gives_the_input_back(
+    monkeypatch: pytest.MonkeyPatch, failures: int, reason: str
+) -> None:
+    noisy = torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    prior = DNAPrior(**SHORT, stopping="steps")
+    expected = prior(noisy)
+    draws: list[int] = []
+
+    def draw(*, seed: int, **sizes: int) -> Tensor:
+        draws.append(seed)
+        return fixed_input(seed=seed, **sizes)
+
+    def broken_on_the_first_image(estimate: Tensor, target: Tensor) -> Tensor:
+        broken = torch.equal(target, noisy[:1]) and len(draws) <= failures
+        return spectral_fidelity(estimate, target) * (float("nan") if broken else 1)
+
+    monkeypatch.setattr(priors, "fixed_input", draw)
+    monkeypatch.setattr(priors, "spectral_fidelity", broken_on_the_first_image)
+    result = prior(noisy[:1])
+    assert len(draws) == len(set(draws)) == 2
+    assert result.records[0].stop_reason == reason
+    assert torch.equal(result.image, noisy[:1]) is (reason == "non-finite")
+    assert bool(result.records[0].warnings) is (reason == "non-finite")
+    assert torch.equal(prior(noisy).image[1], expected.image[1])
+
+
+def test_sigmoid_does_not_cut_what_lies_outside_zero_to_one() -> None:
+    image = torch.tensor([[[[-0.5, 0.2], [0.7, 2.5]]]])
+    assert sigmoid_range(image) == (-0.5, 3.0)
+    assert sigmoid_range(image.clamp(0, 1)) == (0.0, 1.0)
+    bright = 0.1 * torch.rand(1, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    bright[..., 8:24, 8:24] += 3
+    denoised = DNAPrior(steps=200, width=8, scales=2, sigmoid=True, learning_rate=0.02)(bright).image
+    assert denoised[..., 12:20, 12:20].mean() > 2.5
+
+
+def test_a_given_network_is_the_start_and_is_left_as_it_is() -> None:
+    noisy = torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    prior, other = DNAPrior(**SHORT), DNAPrior(**SHORT, seed=5)
+    network = prior.network(1)
+    weights = {name: weight.clone() for name, weight in network.state_dict().items()}
+    assert torch.equal(prior(noisy, network=network).image, prior(noisy).image)
+    assert not torch.equal(prior(noisy, network=other.network(1)).image, prior(noisy).image)
+    assert all(torch.equal(weights[name], weight) for name, weight in network.state_dict().items())
+
+
+@pytest.mark.parametrize("network", [torch.nn.Identity(), SkipNet(channels=3, width=4, scales=1)], ids=["kind", "channels"])
+def test_a_network_that_does_not_fit_is_refused(network: torch.nn.Module) -> None:
+    with pytest.raises((TypeError, ValueError), match="network"):
+        DNAPrior(**SHORT)(torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(0)), network=network)
+
+
+@pytest.mark.parametrize("stopping", ["discrepancy", "variance", "steps"])
+def test_stopping_rules_run(stopping: str, noisy_slice: Tensor) -> None:
+    record = DNAPrior(**SHORT, stopping=stopping)(noisy_slice).records[0]
+    assert record.stop_reason in (stopping, "steps")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": -1}, "steps=-1 must be a whole number, at least 1"),
+        ({"steps": 2.5}, "steps=2.5 must be a whole number"),
+        ({"tv_weight": -0.1}, "tv_weight=-0.1 must be a finite number, 0 or more"),
+        ({"learning_rate": 0.0}, "learning_rate=0.0 must be positive"),
+        ({"averaging": 1.0}, r"averaging=1.0 must lie in \[0, 1\)"),
+        ({"stopping": "never"}, "stopping='never' is unknown; choose one of discrepancy, variance, steps"),
+        ({"seed": -1}, "seed=-1 must be a whole number, at least 0"),
+        ({"width": 0}, "width=0 must be at least 1"),
+        ({"padding": "wrap"}, "padding='wrap' is unknown"),
+        ({"preset": "papers"}, "preset='papers' is unknown; choose one of default, paper"),
+    ],
+)
+def test_bad_parameters_name_themselves(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        create_denoiser("dna-prior", **options)
+
+
+def test_slice_indices_must_match() -> None:
+    with pytest.raises(ValueError, match="slice_indices has 1 entries; give one for each of the 2 images"):
+        DNAPrior(**SHORT)(torch.zeros(2, 1, 8, 8), slice_indices=[0])
