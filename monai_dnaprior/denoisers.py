@@ -40,6 +40,7 @@ def create_denoiser(name: str, **options: Any) -> Denoiser:
         ValueError: an unknown name, or an option out of its range.
         TypeError: an option that the method does not have.
 
+    >>> import torch
     >>> denoiser = create_denoiser("dna-prior", preset="default", steps=10, width=8, seed=1)
     >>> result = denoiser(torch.rand(1, 1, 32, 32, generator=torch.Generator().manual_seed(0)))
     >>> result.image.shape, result.records[0].stop_reason

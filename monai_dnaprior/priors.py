@@ -32,7 +32,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "stopping": "steps",
         "clean_sigma": 0.0,
         "input_noise": 1 / 30,
-        "input_channels": 32,
         "width": 128,
         "scales": 5,
         "skip_channels": 4,
@@ -71,7 +70,8 @@ class DNAPrior:
             image and the slice index. The global random state is neither read nor changed.
 
     Shapes: noisy (B, C, H, W), float, about [0, 1]; any size, because the network makes a larger image of which only
-    the part that was measured is compared.
+    the part that was measured is compared. Pixels that equal all their neighbours (an empty background) hold no
+    visible noise: they come out as they are, and the fit is cropped to the others.
 
     Source: Cheng et al., "DNA-Prior: Unsupervised Denoise Anything via Dual-Domain Prior", 2025, equations 3 to 7.
 
@@ -94,7 +94,7 @@ class DNAPrior:
     stopping: str = "discrepancy"
     margin: float = 1 / 255
     clean_sigma: float = 1 / 255
-    input_channels: int = 16
+    input_channels: int = 32
     width: int = 16
     scales: int = 2
     skip_channels: int = 32
@@ -161,16 +161,21 @@ class DNAPrior:
         elif sigma < self.clean_sigma:
             record = replace(record, stop_reason="clean")
         else:
+            where = varying_pixels(noisy)
+            box = bounding_box(where)
             for attempt in range(2):
                 seed = slice_seed(self.seed, index, attempt, noisy)
-                result = self._fit(noisy, copy.deepcopy(initial), sigma, tv_weight, seed)
+                result = self._fit(noisy[box], where[box], copy.deepcopy(initial), sigma, tv_weight, seed)
                 if result.stop_reason != "non-finite":
-                    image = result.image
+                    image = noisy.clone()
+                    image[box] = torch.where(where[box], result.image, noisy[box])
                     break
             record = fitted_record(record, result, seed)
         return image, replace(record, seconds=time.perf_counter() - started)
 
-    def _fit(self, noisy: Tensor, network: SkipNet, sigma: float, tv_weight: float, seed: int) -> FitResult:
+    def _fit(
+        self, noisy: Tensor, where: Tensor, network: SkipNet, sigma: float, tv_weight: float, seed: int
+    ) -> FitResult:
         offset, span = sigmoid_range(noisy) if self.sigmoid else (0.0, 1.0)
         rules: dict[str, list[StoppingRule]] = {
             "discrepancy": [Discrepancy((sigma - self.margin) / span)],
@@ -185,7 +190,7 @@ class DNAPrior:
             learning_rate=self.learning_rate,
             averaging=self.averaging,
             stopping=rules[self.stopping],
-            where=varying_pixels(noisy),
+            where=where,
         )
         trace = tuple((step, loss, residual * span) for step, loss, residual in result.trace)
         return replace(result, image=result.image * span + offset, trace=trace)
@@ -238,6 +243,19 @@ def fitted_record(record: Record, result: FitResult, seed: int) -> Record:
         trace=result.trace,
         warnings=tuple(warnings),
     )
+
+
+def bounding_box(where: Tensor) -> tuple[slice, ...]:
+    """The smallest window of an image (1, C, H, W) that holds every pixel that is marked in any channel.
+
+    >>> where = torch.zeros(1, 1, 4, 5, dtype=torch.bool)
+    >>> where[0, 0, 1:3, 2:4] = True
+    >>> bounding_box(where)[2:]
+    (slice(1, 3, None), slice(2, 4, None))
+    """
+    rows, columns = (where.any(1).any(dim).flatten().nonzero().flatten() for dim in (-1, -2))
+    ends = [(int(side[0]), int(side[-1]) + 1) for side in (rows, columns)]
+    return (slice(None), slice(None), *(slice(*end) for end in ends))
 
 
 def slice_seed(seed: int, index: int, attempt: int, noisy: Tensor) -> int:

@@ -17,7 +17,8 @@ from monai.data.utils import orientation_ras_lps
 from monai.utils import ImageMetaKey, MetaKeys, SpaceKeys, ensure_tuple
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
-SPACING_TOLERANCE = 0.01
+IMAGE_POSITION_PATIENT, PHOTOMETRIC_INTERPRETATION = "0020|0032", "0028|0004"
+SPACING_TOLERANCE = 0.01  # of the mean distance between slices
 logger = logging.getLogger(__name__)
 
 
@@ -99,6 +100,9 @@ def read_series(files: Sequence[str]) -> DicomSeries:
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         raise ValueError(f"{files[0]} is not part of a readable greyscale DICOM series: {reason}") from error
+    photometric = reader.GetMetaData(0, PHOTOMETRIC_INTERPRETATION).strip()
+    if not photometric.startswith("MONOCHROME"):
+        raise ValueError(f"{files[0]} is a {photometric} DICOM file; only greyscale is supported.")
     if image.GetDimension() != 3 or image.GetSize()[2] != len(files):
         raise ValueError(f"{files[0]} is a multi-frame DICOM file; only series of single frames are supported.")
     direction = np.reshape(image.GetDirection(), (3, 3))
@@ -113,10 +117,9 @@ def read_series(files: Sequence[str]) -> DicomSeries:
 
 def slice_step(reader: SimpleITK.ImageSeriesReader, files: Sequence[str], *, normal: np.ndarray) -> np.ndarray:
     """The vector from each slice to the next (LPS, mm), from the positions of the first and the last."""
-    position_tag = "0020|0032"
-    if not all(reader.HasMetaDataKey(index, position_tag) for index in range(len(files))):
+    if not all(reader.HasMetaDataKey(index, IMAGE_POSITION_PATIENT) for index in range(len(files))):
         raise ValueError(f"{files[0]} belongs to a series without ImagePositionPatient; its slices cannot be sorted.")
-    texts = (reader.GetMetaData(index, position_tag) for index in range(len(files)))
+    texts = (reader.GetMetaData(index, IMAGE_POSITION_PATIENT) for index in range(len(files)))
     positions = np.array([[float(number) for number in text.split("\\")] for text in texts])
     distances = np.abs(np.diff(positions @ normal))
     if distances.min() == 0:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+GUARDED = pytest.mark.usefixtures("global_random_state_is_left_alone")
 NIBABEL_DATA = Path(nibabel.__file__).parent / "tests" / "data"
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 SHORT = {"steps": 20, "width": 8, "scales": 2}  # a fit of a fraction of a second
@@ -47,9 +48,9 @@ def shared_data() -> Path:
     return SHARED_DATA
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def global_random_state_is_left_alone() -> Iterator[None]:
-    """Nothing in this package may read or change the global random state of torch or numpy."""
+    """Nothing in this package may change the global random state of torch or numpy."""
     torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1]
     yield
     assert torch.equal(torch.get_rng_state(), torch_state)

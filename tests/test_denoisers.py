@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import SHORT
+from conftest import GUARDED, SHORT
 from monai_dnaprior import create_denoiser, list_denoisers
 from monai_dnaprior.result import STOP_REASONS, Denoiser
 from torch import Tensor
+
+pytestmark = GUARDED
 
 OPTIONS: dict[str, dict[str, Any]] = {"dna-prior": {**SHORT, "steps": 10}, "identity": {}}
 SEEDED = ["dna-prior"]

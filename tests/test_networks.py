@@ -6,8 +6,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from conftest import GUARDED
 from monai_dnaprior.networks import BilinearDouble, ReflectionPad, SkipNet, fixed_input
 from torch import Tensor, nn
+
+pytestmark = GUARDED
 
 
 @pytest.mark.parametrize(("channels", "parameters"), [(1, 2_217_573), (3, 2_217_831)])

@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import SHORT
+from conftest import GUARDED, SHORT
 from monai_dnaprior import create_denoiser, priors
 from monai_dnaprior.losses import spectral_fidelity, total_variation
 from monai_dnaprior.networks import SkipNet, fixed_input
 from monai_dnaprior.priors import DNAPrior, sigmoid_range
 from torch import Tensor
+
+pytestmark = GUARDED
 
 
 def decibels(image: Tensor, clean: Tensor) -> float:
@@ -57,6 +59,18 @@ def test_stops_by_itself_at_the_noise_level(noisy_slice: Tensor) -> None:
     assert record.stop_reason == "discrepancy"
     assert record.residual <= record.sigma
     assert record.trace[-1][0] == record.steps < 600
+
+
+def test_an_empty_background_comes_out_as_it_is(noisy_slice: Tensor) -> None:
+    image = torch.nn.functional.pad(noisy_slice, (30, 10, 20, 40), value=0.25)
+    image[..., 50:60, 60:70] = -1
+    result = DNAPrior(**SHORT)(image)
+    untouched = torch.ones_like(image, dtype=torch.bool)
+    untouched[..., 19 : 20 + 96 + 1, 29 : 30 + 80 + 1] = False
+    untouched[..., 51:59, 61:69] = True
+    assert torch.equal(result.image[untouched], image[untouched])
+    assert (result.image[~untouched] != image[~untouched]).float().mean() > 0.99
+    assert result.records[0].sigma == pytest.approx(25 / 255, rel=0.15)
 
 
 def test_a_fit_cut_short_says_so(noisy_slice: Tensor) -> None:

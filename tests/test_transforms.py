@@ -1,0 +1,277 @@
+"""The transforms inside MONAI chains: containers, metadata, caches, workers, contexts."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from monai.data import CacheDataset, DataLoader, MetaTensor, PersistentDataset, ThreadDataLoader, set_track_meta
+from monai.data.utils import pickle_hashing
+from monai.transforms import (
+    Compose,
+    EnsureChannelFirstd,
+    InvertibleTransform,
+    LazyTransform,
+    LoadImaged,
+    RandomizableTrait,
+    SaveImaged,
+    ScaleIntensityRanged,
+    Spacingd,
+)
+from monai_dnaprior import DNAPriorDenoise, DNAPriorDenoised, DNAPriorDenoiseD, DNAPriorDenoiseDict, denoising_records
+
+STEPS = 10
+
+
+def noisy_volume(*shape: int) -> torch.Tensor:
+    return 1000 * torch.rand(shape or (1, 20, 24, 3), generator=torch.Generator().manual_seed(0))
+
+
+def bits(image: Any) -> torch.Tensor:
+    return image.as_tensor() if isinstance(image, MetaTensor) else torch.as_tensor(image)
+
+
+def chain() -> Compose:
+    return Compose(
+        [
+            LoadImaged("image"),
+            EnsureChannelFirstd("image"),
+            DNAPriorDenoised("image", steps=STEPS),
+            Spacingd("image", pixdim=(1.5, 1.5, 3.0)),
+            ScaleIntensityRanged("image", a_min=0, a_max=200, b_min=0, b_max=1, clip=True),
+        ]
+    )
+
+
+def test_array_and_dictionary_forms_never_drift() -> None:
+    array, dictionary = (dict(inspect.signature(form).parameters) for form in (DNAPriorDenoise, DNAPriorDenoised))
+    assert list(dictionary) == ["keys", *array, "allow_missing_keys"]
+    assert all(dictionary[name] == array[name] for name in array)
+    assert all(parameter.kind is parameter.KEYWORD_ONLY for parameter in array.values())
+    assert DNAPriorDenoiseD is DNAPriorDenoiseDict is DNAPriorDenoised
+
+
+@pytest.mark.usefixtures("global_random_state_is_left_alone")
+@pytest.mark.parametrize("form", [DNAPriorDenoise, DNAPriorDenoised])
+def test_neither_random_nor_lazy_nor_invertible(form: type) -> None:
+    assert not issubclass(form, (RandomizableTrait, LazyTransform, InvertibleTransform))
+
+
+@pytest.mark.parametrize("container", [torch.Tensor.numpy, torch.as_tensor, MetaTensor], ids=["numpy", "tensor", "MetaTensor"])
+@pytest.mark.parametrize("dtype", [torch.int16, torch.float16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("shape", [(1, 20, 24, 3), (3, 9, 13)], ids=["volume", "colour"])
+def test_every_container_comes_back_as_it_is(container: Callable, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    image = container(noisy_volume(*shape).to(dtype))
+    before = bits(image).clone()
+    output = DNAPriorDenoise(steps=STEPS)(image)
+    assert type(output) is type(image)
+    assert output.shape == image.shape
+    assert output.dtype in (torch.float32, np.float32)
+    assert torch.equal(bits(image), before)
+    plain = DNAPriorDenoise(steps=STEPS)(noisy_volume(*shape).to(dtype))
+    assert torch.equal(bits(output), plain)
+    dictionary = DNAPriorDenoised("image", steps=STEPS)({"image": image, "other": 1})
+    assert torch.equal(bits(dictionary["image"]), plain)
+    assert dictionary["other"] == 1
+
+
+def test_metadata_and_history_survive_and_gain_the_records(nifti_path: Path) -> None:
+    image = Compose([LoadImaged("image"), EnsureChannelFirstd("image")])({"image": nifti_path})["image"]
+    image.applied_operations = [{"class": "Before"}]
+    output = DNAPriorDenoise(steps=STEPS)(image)
+    assert torch.equal(output.affine, image.affine)
+    assert output.meta["filename_or_obj"] == str(nifti_path)
+    assert output.applied_operations == [{"class": "Before"}]
+    records = denoising_records(output)
+    assert len(records) == 3
+    assert set(records[0]) >= {"sigma", "steps", "stop_reason", "seconds", "seed", "trace", "warnings"}
+    assert "denoising" not in image.meta
+    with pytest.raises(ValueError, match="image has no denoising records"):
+        denoising_records(image)
+
+
+def test_without_metadata_tracking_tensors_stay_tensors() -> None:
+    set_track_meta(False)
+    try:
+        output = DNAPriorDenoise(steps=STEPS)(noisy_volume())
+    finally:
+        set_track_meta(True)
+    assert type(output) is torch.Tensor
+
+
+def test_residual_is_input_minus_output_and_zero_where_nothing_was_seen() -> None:
+    image = MetaTensor(noisy_volume(), affine=2 * torch.eye(4))
+    image[0, 1, 1, 1] = float("nan")
+    output, residual = DNAPriorDenoise(steps=STEPS, residual=True)(image)
+    seen = bits(image).isfinite()
+    total = bits(output) + bits(residual)
+    torch.testing.assert_close(total[seen], bits(image)[seen], rtol=1e-5, atol=1e-3)
+    assert bits(residual)[~seen].item() == 0
+    assert torch.equal(residual.affine, image.affine)
+    dictionary = DNAPriorDenoised("image", steps=STEPS, residual=True)({"image": image})
+    assert torch.equal(dictionary["image_residual"], residual)
+
+
+def test_whole_chain_keeps_geometry_to_the_file_and_can_be_inverted(nifti_path: Path, tmp_path: Path) -> None:
+    source = nibabel.load(nifti_path)
+    pre = chain()
+    item = pre({"image": nifti_path})
+    assert item["image"].shape[-1] == 3
+    inverse = pre.inverse(item)
+    np.testing.assert_allclose(inverse["image"].affine, source.affine, atol=1e-5)
+    assert inverse["image"].shape[1:] == source.shape
+    denoised = Compose([*pre.transforms[:3], SaveImaged("image", output_dir=tmp_path / "out", output_postfix="denoised", print_log=False)])
+    denoised({"image": nifti_path})
+    saved = nibabel.load(tmp_path / "out" / "case" / "case_denoised.nii.gz")
+    np.testing.assert_allclose(saved.affine, source.affine, atol=1e-5)
+    assert saved.get_data_dtype() == np.float32
+    assert 0 < np.abs(saved.get_fdata() - source.get_fdata()).mean() < 20
+
+
+@pytest.fixture
+def files(nifti_path: Path) -> list[dict[str, str]]:
+    """Two scans of equal size."""
+    image = nibabel.load(nifti_path)
+    other = nifti_path.with_name("other.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(image.get_fdata()[::-1].astype(np.float32), image.affine), other)
+    return [{"image": str(nifti_path)}, {"image": str(other)}]
+
+
+def loaded(dataset: Any, loader: type = DataLoader, **options: Any) -> torch.Tensor:
+    return torch.cat([bits(batch["image"]) for batch in loader(dataset, batch_size=1, **options)])
+
+
+LOADERS: dict[str, tuple[type, dict[str, Any]]] = {
+    "none": (DataLoader, {}),
+    "fork": (DataLoader, {"num_workers": 2, "multiprocessing_context": "fork"}),
+    "spawn": (DataLoader, {"num_workers": 1, "multiprocessing_context": "spawn"}),
+    "threads": (ThreadDataLoader, {"num_workers": 0}),
+}
+
+
+@pytest.mark.parametrize(
+    ("dataset", "workers"),
+    [("plain", "spawn"), *itertools.product(["plain", "cache", "persistent"], ["none", "fork", "threads"])],
+)
+def test_datasets_and_loaders_all_give_the_same_bits(
+    files: list[dict[str, str]], tmp_path: Path, dataset: str, workers: str
+) -> None:
+    expected = torch.stack([bits(chain()(item)["image"]) for item in files])
+    made: Any = {
+        "plain": lambda: PersistentDataset(files, chain(), cache_dir=None),
+        "cache": lambda: CacheDataset(files, chain(), num_workers=2, progress=False),
+        "persistent": lambda: PersistentDataset(
+            files, chain(), tmp_path / "cache", hash_transform=pickle_hashing, track_meta=True, weights_only=False
+        ),
+    }[dataset]()
+    loader, options = LOADERS[workers]
+    assert torch.equal(loaded(made, loader, **options), expected)
+    if dataset == "persistent":
+        assert len(list((tmp_path / "cache").iterdir())) == len(files)
+        assert torch.equal(loaded(made, loader, **options), expected)
+
+
+def test_batches_of_different_records_can_be_collated(files: list[dict[str, str]]) -> None:
+    pre = Compose([LoadImaged("image"), EnsureChannelFirstd("image"), DNAPriorDenoised("image", steps=STEPS)])
+    batch = next(iter(DataLoader(PersistentDataset(files, pre, cache_dir=None), batch_size=2)))["image"]
+    assert batch.shape[0] == 2
+    assert all(isinstance(text, str) for text in batch.meta["denoising"])
+
+
+@pytest.mark.parametrize(
+    "context",
+    [torch.no_grad, torch.inference_mode, lambda: torch.autocast("cpu", dtype=torch.bfloat16)],
+    ids=["no_grad", "inference_mode", "autocast"],
+)
+def test_contexts_of_evaluators_change_nothing(context: Callable, nifti_path: Path) -> None:
+    expected = chain()({"image": nifti_path})["image"]
+    with context():
+        output = chain()({"image": nifti_path})["image"]
+    assert torch.equal(output, expected)
+
+
+def test_pickled_state_is_the_same_before_after_a_call_and_in_another_process() -> None:
+    transform = DNAPriorDenoised("image", steps=STEPS)
+    before = pickle_hashing(transform)
+    output = transform({"image": noisy_volume()})["image"]
+    assert pickle_hashing(transform) == before
+    assert torch.equal(pickle.loads(pickle.dumps(transform))({"image": noisy_volume()})["image"], output)
+    code = (
+        "from monai.data.utils import pickle_hashing; from monai_dnaprior import DNAPriorDenoised;"
+        f"print(pickle_hashing(DNAPriorDenoised('image', steps={STEPS})))"
+    )
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert other.stdout.strip() == str(before)
+    assert pickle_hashing(DNAPriorDenoised("image", steps=STEPS + 1)) != before
+
+
+def test_cuda_inside_a_worker_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.utils.data, "get_worker_info", lambda: object())
+    with pytest.raises(RuntimeError, match="num_workers=0, or use monai.data.ThreadDataLoader"):
+        DNAPriorDenoise(steps=STEPS, device="cuda")(noisy_volume())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
+def test_a_missing_gpu_is_said_in_one_line() -> None:
+    with pytest.raises(RuntimeError, match="device='cuda:0' is not available on this machine; use device='cpu'"):
+        DNAPriorDenoise(steps=STEPS, device="cuda:0")(noisy_volume())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": -5}, "steps=-5 must be a whole number, at least 1"),
+        ({"preset": "fastest"}, "preset='fastest' is unknown; choose one of default, paper"),
+        ({"tv_weight": -1.0}, "tv_weight=-1.0 must be a finite number, 0 or more"),
+        ({"slice_dim": 3}, "slice_dim=3 is no spatial axis; choose one of -3 to 2"),
+        ({"batch_size": 0}, "batch_size=0 must be at least 1"),
+        ({"device": "gpu"}, "device='gpu' is no torch device; choose for instance 'cpu' or 'cuda'"),
+        ({"seed": -1}, "seed=-1 must be a whole number, at least 0"),
+    ],
+)
+@pytest.mark.parametrize("form", [DNAPriorDenoise, lambda **options: DNAPriorDenoised("image", **options)], ids=["array", "dictionary"])
+def test_bad_parameters_are_refused_by_the_constructor(form: Callable, options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        form(**options)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("image", "error", "message"),
+    [
+        (np.zeros((1, 0, 4), np.float32), ValueError, "is empty"),
+        (np.zeros((1, 4, 4), np.complex64), TypeError, "is complex"),
+        (np.zeros((1, 4, 4), bool), TypeError, "is a mask"),
+        (np.zeros((4, 4), np.float32), ValueError, "EnsureChannelFirst"),
+    ],
+    ids=["empty", "complex", "bool", "dimensions"],
+)
+def test_bad_images_are_refused(image: np.ndarray, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        DNAPriorDenoise()(image)
+
+
+def test_missing_keys_raise_unless_allowed() -> None:
+    with pytest.raises(KeyError, match="image"):
+        DNAPriorDenoised("image")({"label": 1})
+    assert DNAPriorDenoised("image", allow_missing_keys=True)({"label": 1}) == {"label": 1}
+
+
+def test_chain_on_a_real_scan(shared_data: Path) -> None:
+    path = sorted((shared_data / "volumes/Task04_Hippocampus/imagesTr").glob("*.nii.gz"))[0]
+    image = Compose([LoadImaged("image"), EnsureChannelFirstd("image")])({"image": path})["image"][..., :4]
+    output = DNAPriorDenoise(steps=STEPS)(image)
+    assert torch.equal(output.affine, image.affine)
+    assert len(denoising_records(output)) == 4
+
+

@@ -1,0 +1,154 @@
+"""From volumes to slices and back: units, axes, what is left untouched."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from conftest import GUARDED, SHORT
+from monai_dnaprior import create_denoiser
+from monai_dnaprior.result import Record, Result
+from monai_dnaprior.volumes import denoise_volume, intensity_range
+from torch import Tensor
+
+pytestmark = GUARDED
+
+
+class Halving:
+    """Takes half of every intensity away, and remembers what it saw."""
+
+    def __init__(self) -> None:
+        self.seen: list[Tensor] = []
+        self.indices: list[int] = []
+
+    def __call__(self, noisy: Tensor, *, slice_indices: Sequence[int] | None = None) -> Result:
+        self.seen += list(noisy)
+        self.indices += list(slice_indices or [])
+        return Result(noisy / 2, [Record(sigma=float(image.mean())) for image in noisy])
+
+
+def volume(*shape: int, seed: int = 0) -> Tensor:
+    return 1000 * torch.rand(shape, generator=torch.Generator().manual_seed(seed)) - 300
+
+
+DTYPES = [torch.uint8, torch.int16, torch.int32, torch.int64, torch.float16, torch.float32, torch.float64]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("slice_dim", [-3, -2, -1, 0, 1, 2])
+def test_identity_gives_the_volume_back_exactly(dtype: torch.dtype, slice_dim: int) -> None:
+    image = volume(2, 5, 6, 7).abs().clamp(max=250).to(dtype)
+    output, records = denoise_volume(image, create_denoiser("identity"), slice_dim=slice_dim)
+    assert output.dtype == torch.float32
+    assert torch.equal(output, image.float())
+    assert len(records) == (5, 6, 7)[slice_dim]
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e30])
+def test_identity_is_exact_in_any_unit(scale: float) -> None:
+    image = volume(1, 6, 6, 2) * scale
+    assert torch.equal(denoise_volume(image, create_denoiser("identity"))[0], image)
+
+
+@pytest.mark.parametrize("slice_dim", [0, 1, 2, -1])
+def test_slices_are_those_of_the_axis_in_order(slice_dim: int) -> None:
+    image, denoiser = volume(1, 4, 5, 6), Halving()
+    denoise_volume(image, denoiser, slice_dim=slice_dim, batch_size=4)
+    offset, span = intensity_range(image)
+    expected = [(part - offset) / span for part in image.unbind(slice_dim + 1 if slice_dim >= 0 else slice_dim)]
+    torch.testing.assert_close(denoiser.seen, expected)
+    assert denoiser.indices == list(range(len(expected)))
+
+
+def test_the_map_is_robust_never_clipped_and_undone() -> None:
+    image, denoiser = volume(1, 20, 20, 3), Halving()
+    image[0, 3, 3, 1] = 1e6
+    output, _ = denoise_volume(image, denoiser)
+    offset, span = intensity_range(image)
+    seen = torch.stack(denoiser.seen, -1)
+    assert -0.02 < seen.median() < 1.02
+    assert seen.max() > 900
+    torch.testing.assert_close(output, (offset + span * seen / 2).float(), rtol=1e-5, atol=1e-3)
+
+
+def test_output_follows_the_units_of_the_input() -> None:
+    image = volume(1, 16, 16)
+    prior = create_denoiser("dna-prior", **SHORT)
+    in_other_units = denoise_volume(4 * image + 64, prior)[0]
+    assert torch.allclose(in_other_units, 4 * denoise_volume(image, prior)[0] + 64, atol=0.02 * 4 * 1000)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_voxels_that_are_not_finite_are_hidden_and_come_out_as_they_are(bad: float) -> None:
+    image, denoiser = volume(1, 8, 8, 2), Halving()
+    image[0, 2:4, 5, 0] = bad
+    output, _ = denoise_volume(image, denoiser)
+    hidden = ~image.isfinite()
+    assert all(part.isfinite().all() for part in denoiser.seen)
+    assert np.array_equal(output[hidden].numpy(), image[hidden].numpy(), equal_nan=True)
+    assert output[~hidden].isfinite().all()
+    assert (output[~hidden] != image[~hidden]).any()
+
+
+def test_an_image_of_nothing_finite_comes_out_as_it_is() -> None:
+    image = torch.full((1, 6, 6, 2), float("nan"))
+    output, records = denoise_volume(image, create_denoiser("dna-prior", **SHORT))
+    assert output.isnan().all()
+    assert {record.stop_reason for record in records} == {"constant"}
+
+
+def test_constant_slices_among_others_come_out_bit_identical() -> None:
+    image = volume(1, 16, 16, 3)
+    image[..., 1] = 0.1
+    output, records = denoise_volume(image, create_denoiser("dna-prior", **SHORT))
+    assert torch.equal(output[..., 1], image[..., 1])
+    assert not torch.equal(output[..., 0], image[..., 0])
+    assert [record.stop_reason == "constant" for record in records] == [False, True, False]
+
+
+def test_batch_size_changes_nothing() -> None:
+    image, prior = volume(1, 16, 16, 3), create_denoiser("dna-prior", **SHORT)
+    outputs = [denoise_volume(image, prior, batch_size=size)[0] for size in (1, 2, 3, 100)]
+    assert all(torch.equal(outputs[0], output) for output in outputs)
+
+
+def test_channel_wise_has_a_range_and_an_order_for_each_channel() -> None:
+    image, denoiser = volume(2, 6, 6, 3), Halving()
+    image[1] *= 1000
+    _, records = denoise_volume(image, denoiser, channel_wise=True)
+    assert denoiser.indices == list(range(6))
+    assert len(records) == 6
+    for index, part in enumerate(denoiser.seen):
+        offset, span = intensity_range(image[index // 3])
+        torch.testing.assert_close(part, (image[index // 3, None, ..., index % 3] - offset) / span)
+
+
+def test_colour_is_denoised_together() -> None:
+    denoiser = Halving()
+    denoise_volume(volume(3, 6, 6), denoiser)
+    assert [part.shape for part in denoiser.seen] == [(3, 6, 6)]
+
+
+def test_the_input_is_not_changed() -> None:
+    image = volume(1, 16, 16, 2)
+    before = image.clone()
+    denoise_volume(image, create_denoiser("dna-prior", **SHORT))
+    assert torch.equal(image, before)
+
+
+@pytest.mark.parametrize(
+    ("image", "error", "message"),
+    [
+        (torch.zeros(1, 4, 4, dtype=torch.complex64), TypeError, "image.dtype=torch.complex64 is complex; denoise its"),
+        (torch.zeros(1, 4, 4, dtype=torch.bool), TypeError, "image.dtype=torch.bool is a mask"),
+        (torch.zeros(4, 4), ValueError, r"image.shape=\(4, 4\) must be \(C, H, W\)"),
+        (torch.zeros(1, 4, 0, 4), ValueError, r"image.shape=\(1, 4, 0, 4\) is empty"),
+    ],
+    ids=["complex", "bool", "dimensions", "empty"],
+)
+def test_bad_images_are_refused_in_one_line(image: Tensor, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message) as caught:
+        denoise_volume(image, create_denoiser("identity"))
+    assert "\n" not in str(caught.value)
