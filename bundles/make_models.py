@@ -3,13 +3,14 @@
 from pathlib import Path
 
 import torch
-from monai_dnaprior import create_denoiser
+
+from monai_dnaprior.priors import DNAPrior
 
 BUNDLES = Path(__file__).parent
 
 
 def main() -> None:
-    network = create_denoiser("dna-prior", preset="default", seed=0).network(channels=1)
+    network = DNAPrior(seed=0).network(channels=1)
     torch.save(network.state_dict(), BUNDLES / "dnaprior_denoise" / "models" / "model.pt")
 
 

@@ -14,6 +14,7 @@ import matplotlib
 import nibabel
 import numpy as np
 from monai.bundle import create_workflow
+
 from monai_dnaprior import denoising_records
 
 BUNDLE = Path(__file__).parent.parent / "bundles" / "dnaprior_denoise"
@@ -30,7 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
     noisy_path = write_first_volume(options.output / "noisy")
     denoised, records = run_bundle(noisy_path.parent, options.output, steps=options.steps)
     picture = options.output / "before_after_removed.png"
-    draw(nibabel.load(noisy_path).get_fdata(), denoised, records, picture)
+    draw(nibabel.Nifti1Image.from_filename(noisy_path).get_fdata(), denoised, records, picture)
     print(f"Denoised {len(records)} slices in {time.perf_counter() - started:.0f} s with the bundle {BUNDLE.name}.")
     print(f"  volume   {options.output / (NAME + '_denoised.nii.gz')}")
     print(f"  picture  {picture}")
@@ -40,7 +41,7 @@ def write_first_volume(folder: Path) -> Path:
     """The first of the two volumes of the series, as a file of its own."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{NAME}.nii.gz"
-    nibabel.save(nibabel.load(VOLUME).slicer[..., 0], path)
+    nibabel.save(nibabel.Nifti1Image.from_filename(VOLUME).slicer[..., 0], path)
     return path
 
 
@@ -68,12 +69,19 @@ def draw(noisy: np.ndarray, denoised: np.ndarray, records: list[dict[str, Any]],
     index = noisy.shape[-1] // 2
     record = records[index]
     before, after = noisy[..., index].T, denoised[..., index].T
-    white, limit = np.percentile(before, 99.8), max(4 * record["residual"] * np.ptp(np.percentile(noisy, (0.5, 99.5))), 1)
+    white, limit = (
+        np.percentile(before, 99.8),
+        max(4 * record["residual"] * np.ptp(np.percentile(noisy, (0.5, 99.5))), 1),
+    )
     figure, axes = pyplot.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
     panels = [
         ("noisy", before, {"vmin": 0, "vmax": white}),
         (f"denoised: {record['steps']} steps ({record['stop_reason']})", after, {"vmin": 0, "vmax": white}),
-        (f"removed (±{limit:.0f}), sigma {100 * record['sigma']:.1f} %", before - after, {"vmin": -limit, "vmax": limit}),
+        (
+            f"removed (±{limit:.0f}), sigma {100 * record['sigma']:.1f} %",
+            before - after,
+            {"vmin": -limit, "vmax": limit},
+        ),
     ]
     for axis, (title, image, contrast) in zip(axes, panels, strict=True):
         axis.imshow(image, cmap="gray", origin="lower", **contrast)

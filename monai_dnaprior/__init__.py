@@ -5,8 +5,8 @@ from .inferer import DNAPriorInferer
 from .reader import ScanReader
 from .transforms import (
     DNAPriorDenoise,
-    DNAPriorDenoised,
     DNAPriorDenoiseD,
+    DNAPriorDenoised,
     DNAPriorDenoiseDict,
     denoising_records,
 )

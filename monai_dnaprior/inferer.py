@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -11,7 +12,6 @@ import torch
 from monai.data import MetaTensor
 from monai.inferers import Inferer
 from monai.utils import convert_to_dst_type
-from torch import nn
 
 from .priors import DNAPrior
 from .result import Record
@@ -53,11 +53,11 @@ class DNAPriorInferer(Inferer):
         super().__init__()
         check_slicing(slice_dim=slice_dim, batch_size=batch_size)
         self.denoiser = denoiser or DNAPrior()
-        self.slicing = {
+        self.slicing: dict[str, Any] = {
             "slice_dim": slice_dim, "channel_wise": channel_wise, "batch_size": batch_size, "progress": progress
         }  # fmt: skip
 
-    def __call__(self, inputs: torch.Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         denoiser = partial(self.denoiser, network=network)
         plain = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
         results = [denoise_volume(volume, denoiser, **self.slicing) for volume in plain]

@@ -6,7 +6,7 @@ import copy
 import hashlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -64,8 +64,9 @@ class DNAPrior:
             ``margin``, ``"variance"`` when the outputs' moving variance rises, ``"steps"`` at the last step only.
         margin: see ``stopping``. At the noise level itself a fit is still too smooth, the more so the less noise.
         clean_sigma: images with less estimated noise than this are given back as they came.
-        input_channels, width, scales, skip_channels, padding, sigmoid: see :class:`~monai_dnaprior.networks.SkipNet`. With a sigmoid
-            the image is first scaled so that its own range, noise included, fits into [0, 1].
+        input_channels, width, scales, skip_channels, padding, sigmoid: see
+            :class:`~monai_dnaprior.networks.SkipNet`. With a sigmoid the image is first scaled so that its own range,
+            noise included, fits into [0, 1].
         seed: the network's initial weights depend on it alone; the rest of a fit's randomness on a hash of it, the
             image and the slice index. The global random state is neither read nor changed.
 
@@ -136,19 +137,19 @@ class DNAPrior:
         return {name: getattr(self, name) for name in names}
 
     def __call__(
-        self, noisy: Tensor, *, slice_indices: Sequence[int] | None = None, network: nn.Module | None = None
+        self, noisy: Tensor, *, slice_indices: Sequence[int] | None = None, network: Callable[..., Any] | None = None
     ) -> Result:
         """Denoise (B, C, H, W) images; ``network`` gives the initial weights in place of :meth:`network`."""
         check_noisy(noisy)
         indices = range(len(noisy)) if slice_indices is None else slice_indices
         if len(indices) != len(noisy):
             raise ValueError(f"slice_indices has {len(indices)} entries; give one for each of the {len(noisy)} images.")
-        initial = self.network(noisy.shape[1]) if network is None else network
-        check_network(initial, channels=noisy.shape[1])
+        channels = noisy.shape[1]
+        initial = self.network(channels) if network is None else checked_network(network, channels=channels)
         pairs = side_by_side(partial(self._denoise, initial), noisy.split(1), indices, device=noisy.device)
         return Result(torch.cat([image for image, _ in pairs]), [record for _, record in pairs])
 
-    def _denoise(self, initial: nn.Module, noisy: Tensor, index: int) -> tuple[Tensor, Record]:
+    def _denoise(self, initial: SkipNet, noisy: Tensor, index: int) -> tuple[Tensor, Record]:
         """One image (1, C, H, W): leave it alone, or fit it, once more if that fails."""
         started = time.perf_counter()
         noisy = noisy.clone().float()
@@ -183,7 +184,7 @@ class DNAPrior:
             "steps": [],
         }
         result = fit(
-            network.to(noisy.device, memory_format=torch.channels_last),
+            network.to(noisy.device, memory_format=torch.channels_last),  # type: ignore[call-overload]
             (noisy - offset) / span,
             self._objective(network, noisy.shape, sigma, tv_weight, seed, noisy.device),
             steps=self.steps,
@@ -207,7 +208,9 @@ class DNAPrior:
         input_noise = INPUT_NOISE_PER_SIGMA * sigma if self.input_noise is None else self.input_noise
 
         def objective(noisy: Tensor, network: nn.Module) -> tuple[Tensor, Tensor]:
-            perturbation = torch.randn(z.shape, generator=generator, device=device)  # drawn contiguous: five times faster
+            perturbation = torch.randn(
+                z.shape, generator=generator, device=device
+            )  # drawn contiguous: five times faster
             perturbed = z + input_noise * perturbation.contiguous(memory_format=torch.channels_last)
             estimate = network(perturbed)[..., :height, :width]
             fidelity = self.fidelity_weight * spectral_fidelity(estimate, noisy)
@@ -216,12 +219,13 @@ class DNAPrior:
         return objective
 
 
-def check_network(network: nn.Module, *, channels: int) -> None:
-    """Refuse a start that cannot make such images."""
+def checked_network(network: Callable[..., Any], *, channels: int) -> SkipNet:
+    """The network, if it can make images of so many channels."""
     if not isinstance(network, SkipNet):
         raise TypeError(f"network={type(network).__name__} must be a SkipNet; take the one that network() makes.")
     if network.head.out_channels != channels:
         raise ValueError(f"network makes {network.head.out_channels} channels, the image has {channels}.")
+    return network
 
 
 def fitted_record(record: Record, result: FitResult, seed: int) -> Record:

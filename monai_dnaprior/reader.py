@@ -76,7 +76,9 @@ def series_of_folder(folder: str) -> list[str]:
     """The files of the one DICOM series in a folder, sorted along its normal."""
     series = all_series(folder)
     if len(series) != 1:
-        raise ValueError(f"{folder} holds {len(series)} DICOM image series; give one folder, or one list of files, each.")
+        raise ValueError(
+            f"{folder} holds {len(series)} DICOM image series; give one folder, or one list of files, each."
+        )
     return series[0]
 
 
@@ -123,7 +125,9 @@ def slice_step(reader: SimpleITK.ImageSeriesReader, files: Sequence[str], *, nor
     positions = np.array([[float(number) for number in text.split("\\")] for text in texts])
     distances = np.abs(np.diff(positions @ normal))
     if distances.min() == 0:
-        raise ValueError(f"{files[0]} belongs to a series with two slices at one position; give one list of files each.")
+        raise ValueError(
+            f"{files[0]} belongs to a series with two slices at one position; give one list of files each."
+        )
     if np.ptp(distances) > SPACING_TOLERANCE * distances.mean():
         logger.warning("slices are %.3f to %.3f mm apart; the affine has their mean", distances.min(), distances.max())
     return (positions[-1] - positions[0]) / (len(files) - 1)

@@ -78,7 +78,7 @@ class DNAPriorDenoise(Transform):
         residual: bool = False,
     ) -> None:
         check_slicing(slice_dim=slice_dim, batch_size=batch_size)
-        self.slicing = {
+        self.slicing: dict[str, Any] = {
             "slice_dim": slice_dim, "channel_wise": channel_wise, "batch_size": batch_size, "progress": progress
         }  # fmt: skip
         self.options = {"preset": preset, "steps": steps, "tv_weight": tv_weight, "seed": seed}

@@ -46,14 +46,11 @@ def denoise_volume(
     check_volume(volume)
     check_slicing(slice_dim=slice_dim, batch_size=batch_size)
     volume = volume.detach()
-    if channel_wise:
-        parts = [(channel[None], index) for index, channel in enumerate(volume)]
-    else:
-        parts = [(volume, 0)]
+    parts = list(volume.split(1)) if channel_wise else [volume]
     depth = 1 if volume.ndim == 3 else volume.shape[1:][slice_dim]
     denoised, records = [], []
     with tqdm(total=depth * len(parts), unit="slice", disable=not progress) as bar:
-        for part, number in parts:
+        for number, part in enumerate(parts):
             image, part_records = denoise_slices(part, denoiser, slice_dim, batch_size, number * depth, bar)
             denoised.append(image)
             records += part_records

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 from conftest import GUARDED, SHORT
+from torch import Tensor
+
 from monai_dnaprior import create_denoiser, list_denoisers
 from monai_dnaprior.result import STOP_REASONS, Denoiser
-from torch import Tensor
 
 pytestmark = GUARDED
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from monai_dnaprior.fit import Discrepancy, MovingVariance, fit
 from torch import Tensor, nn
+
+from monai_dnaprior.fit import Discrepancy, MovingVariance, fit
 
 
 class Pixels(nn.Module):

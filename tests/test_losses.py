@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from monai_dnaprior.losses import GAMMA, spectral_fidelity, total_variation
 from torch import Tensor
+
+from monai_dnaprior.losses import GAMMA, spectral_fidelity, total_variation
 
 
 def random_images(*shape: int, seed: int = 0) -> Tensor:
@@ -78,5 +79,8 @@ def test_gradcheck_of_the_total_variation() -> None:
 
 def test_each_image_of_a_batch_has_its_own_value() -> None:
     estimate, noisy = random_images(3, 2, 4, 4), random_images(3, 2, 4, 4, seed=1)
-    for loss in (lambda index: spectral_fidelity(estimate[index], noisy[index]), lambda index: total_variation(estimate[index])):
+    for loss in (
+        lambda index: spectral_fidelity(estimate[index], noisy[index]),
+        lambda index: total_variation(estimate[index]),
+    ):
         torch.testing.assert_close(loss(slice(None)), torch.stack([loss(index) for index in range(3)]))

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import pytest
 import torch
 from conftest import GUARDED
-from monai_dnaprior.networks import BilinearDouble, ReflectionPad, SkipNet, fixed_input
 from torch import Tensor, nn
+
+from monai_dnaprior.networks import BilinearDouble, ReflectionPad, SkipNet, fixed_input
 
 pytestmark = GUARDED
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from monai_dnaprior.noise import estimate_sigma, varying_pixels
 from torch import Tensor
+
+from monai_dnaprior.noise import estimate_sigma, varying_pixels
 
 
 def gaussian(*shape: int, seed: int = 0) -> Tensor:
@@ -26,7 +27,9 @@ def test_an_empty_background_does_not_pull_the_estimate_down() -> None:
 
 def test_equals_scikit_image(noisy_slice: Tensor) -> None:
     restoration = pytest.importorskip("skimage.restoration")
-    assert estimate_sigma(noisy_slice).item() == pytest.approx(restoration.estimate_sigma(noisy_slice[0, 0].numpy()), rel=0.03)
+    assert estimate_sigma(noisy_slice).item() == pytest.approx(
+        restoration.estimate_sigma(noisy_slice[0, 0].numpy()), rel=0.03
+    )
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 64), (64, 64)])

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 import torch
 from conftest import GUARDED, SHORT
+from torch import Tensor
+
 from monai_dnaprior import create_denoiser, priors
 from monai_dnaprior.losses import spectral_fidelity, total_variation
 from monai_dnaprior.networks import SkipNet, fixed_input
 from monai_dnaprior.priors import DNAPrior, sigmoid_range
-from torch import Tensor
 
 pytestmark = GUARDED
 
@@ -134,7 +135,9 @@ def test_a_given_network_is_the_start_and_is_left_as_it_is() -> None:
     assert all(torch.equal(weights[name], weight) for name, weight in network.state_dict().items())
 
 
-@pytest.mark.parametrize("network", [torch.nn.Identity(), SkipNet(channels=3, width=4, scales=1)], ids=["kind", "channels"])
+@pytest.mark.parametrize(
+    "network", [torch.nn.Identity(), SkipNet(channels=3, width=4, scales=1)], ids=["kind", "channels"]
+)
 def test_a_network_that_does_not_fit_is_refused(network: torch.nn.Module) -> None:
     with pytest.raises((TypeError, ValueError), match="network"):
         DNAPrior(**SHORT)(torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(0)), network=network)

@@ -11,15 +11,18 @@ import numpy as np
 import pydicom
 import pytest
 from monai.transforms import LoadImage
-from monai_dnaprior import ScanReader
-from monai_dnaprior.reader import find_scans, output_name, output_root
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+from monai_dnaprior import ScanReader
+from monai_dnaprior.reader import find_scans, output_name, output_root
 
 TILTED = (1.0, 0.0, 0.0, 0.0, 0.9, -0.4358898943540674)  # rows along x, columns leaning out of the axial plane
 
 
-def write_series(folder: Path, pixels: np.ndarray, *, positions: np.ndarray, orientation: Any, slope: Any = 1.0) -> None:
+def write_series(
+    folder: Path, pixels: np.ndarray, *, positions: np.ndarray, orientation: Any, slope: Any = 1.0
+) -> None:
     """Slices (D, rows, columns) at positions (D, 3); instance numbers and names in an order that means nothing."""
     folder.mkdir(parents=True, exist_ok=True)
     series, order = generate_uid(), np.random.default_rng(0).permutation(len(pixels))

@@ -28,7 +28,8 @@ from monai.transforms import (
     ScaleIntensityRanged,
     Spacingd,
 )
-from monai_dnaprior import DNAPriorDenoise, DNAPriorDenoised, DNAPriorDenoiseD, DNAPriorDenoiseDict, denoising_records
+
+from monai_dnaprior import DNAPriorDenoise, DNAPriorDenoiseD, DNAPriorDenoised, DNAPriorDenoiseDict, denoising_records
 
 STEPS = 10
 
@@ -67,7 +68,9 @@ def test_neither_random_nor_lazy_nor_invertible(form: type) -> None:
     assert not issubclass(form, (RandomizableTrait, LazyTransform, InvertibleTransform))
 
 
-@pytest.mark.parametrize("container", [torch.Tensor.numpy, torch.as_tensor, MetaTensor], ids=["numpy", "tensor", "MetaTensor"])
+@pytest.mark.parametrize(
+    "container", [torch.Tensor.numpy, torch.as_tensor, MetaTensor], ids=["numpy", "tensor", "MetaTensor"]
+)
 @pytest.mark.parametrize("dtype", [torch.int16, torch.float16, torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("shape", [(1, 20, 24, 3), (3, 9, 13)], ids=["volume", "colour"])
 def test_every_container_comes_back_as_it_is(container: Callable, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
@@ -130,7 +133,12 @@ def test_whole_chain_keeps_geometry_to_the_file_and_can_be_inverted(nifti_path: 
     inverse = pre.inverse(item)
     np.testing.assert_allclose(inverse["image"].affine, source.affine, atol=1e-5)
     assert inverse["image"].shape[1:] == source.shape
-    denoised = Compose([*pre.transforms[:3], SaveImaged("image", output_dir=tmp_path / "out", output_postfix="denoised", print_log=False)])
+    denoised = Compose(
+        [
+            *pre.transforms[:3],
+            SaveImaged("image", output_dir=tmp_path / "out", output_postfix="denoised", print_log=False),
+        ]
+    )
     denoised({"image": nifti_path})
     saved = nibabel.load(tmp_path / "out" / "case" / "case_denoised.nii.gz")
     np.testing.assert_allclose(saved.affine, source.affine, atol=1e-5)
@@ -239,7 +247,9 @@ def test_a_missing_gpu_is_said_in_one_line() -> None:
         ({"seed": -1}, "seed=-1 must be a whole number, at least 0"),
     ],
 )
-@pytest.mark.parametrize("form", [DNAPriorDenoise, lambda **options: DNAPriorDenoised("image", **options)], ids=["array", "dictionary"])
+@pytest.mark.parametrize(
+    "form", [DNAPriorDenoise, lambda **options: DNAPriorDenoised("image", **options)], ids=["array", "dictionary"]
+)
 def test_bad_parameters_are_refused_by_the_constructor(form: Callable, options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         form(**options)
@@ -273,5 +283,3 @@ def test_chain_on_a_real_scan(shared_data: Path) -> None:
     output = DNAPriorDenoise(steps=STEPS)(image)
     assert torch.equal(output.affine, image.affine)
     assert len(denoising_records(output)) == 4
-
-

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import GUARDED, SHORT
+from torch import Tensor
+
 from monai_dnaprior import create_denoiser
 from monai_dnaprior.result import Record, Result
 from monai_dnaprior.volumes import denoise_volume, intensity_range
-from torch import Tensor
 
 pytestmark = GUARDED
 

@@ -1,0 +1,86 @@
+"""PSNR of the default preset on the real MR slice that nibabel ships, with noise of known strength."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+from pathlib import Path
+
+import monai
+import nibabel
+import numpy as np
+import torch
+
+from monai_dnaprior import __version__, create_denoiser
+
+RESULTS = Path(__file__).parent / "results"
+README = Path(__file__).parent.parent / "README.md"
+VOLUME = Path(nibabel.__file__).parent / "tests" / "data" / "example4d.nii.gz"
+SIGMAS = (15, 25, 50)
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
+    rows = [measure(sigma) for sigma in SIGMAS]
+    RESULTS.mkdir(exist_ok=True)
+    machine = {"cpu": cpu_name(), "threads": torch.get_num_threads(), "python": platform.python_version()}
+    versions = {"monai_dnaprior": __version__, "torch": torch.__version__, "monai": monai.__version__}
+    results = {"rows": rows, "machine": machine, "versions": versions}
+    (RESULTS / "quality.json").write_text(json.dumps(results, indent=2) + "\n")
+    write_table(table(rows))
+
+
+def clean_slice() -> torch.Tensor:
+    """The slice in the middle, (1, 1, 128, 96) in [0, 1]."""
+    volume = nibabel.Nifti1Image.from_filename(VOLUME).get_fdata()[..., 0]
+    image = np.clip(volume[..., volume.shape[-1] // 2] / np.percentile(volume, 99.9), 0, 1)
+    return torch.tensor(image, dtype=torch.float32)[None, None]
+
+
+def measure(sigma: int) -> dict[str, float | int | str]:
+    clean = clean_slice()
+    noisy = clean + sigma / 255 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    result = create_denoiser("dna-prior")(noisy)
+    record = result.records[0]
+    return {
+        "sigma": sigma,
+        "estimated_sigma": round(255 * record.sigma, 1),
+        "noisy": round(decibels(noisy, clean), 2),
+        "denoised": round(decibels(result.image, clean), 2),
+        "steps": record.steps,
+        "stop_reason": record.stop_reason,
+        "seconds": round(record.seconds, 1),
+    }
+
+
+def decibels(image: torch.Tensor, clean: torch.Tensor) -> float:
+    return -10 * torch.log10((image.clamp(0, 1) - clean).square().mean()).item()
+
+
+def table(rows: list[dict[str, float | int | str]]) -> str:
+    lines = [
+        "| σ (of 255) | σ estimated | noisy, dB | denoised, dB | steps | stopped by | seconds |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    return "\n".join([*lines, *("| " + " | ".join(str(value) for value in row.values()) + " |" for row in rows)])
+
+
+def write_table(text: str) -> None:
+    before, rest = README.read_text().split("<!-- quality -->")
+    after = rest.split("<!-- /quality -->")[1]
+    caption = "PSNR on that slice with Gaussian noise added, on one CPU core (`python benchmarks/quality.py`):"
+    README.write_text(f"{before}<!-- quality -->\n{caption}\n\n{text}\n<!-- /quality -->{after}")
+    print(text)
+
+
+def cpu_name() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines() if os.path.exists("/proc/cpuinfo") else []:
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.processor()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""Everything that the README shows, run."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from monai_dnaprior import priors
+from monai_dnaprior.__main__ import main
+from monai_dnaprior.result import STOP_REASONS
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BUNDLE_README = (ROOT / "bundles" / "dnaprior_denoise" / "docs" / "README.md").read_text()
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.S)
+
+
+@pytest.fixture
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(priors.PRESETS, "default", {"steps": 10})
+
+
+def test_python_blocks_run_one_after_another(
+    nifti_path: Path, few_steps: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    nifti_path.rename(nifti_path.with_name("scan.nii.gz"))
+    monkeypatch.chdir(nifti_path.parent)
+    namespace: dict[str, Any] = {}
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng())
+        for block in blocks(README, "python"):
+            exec(compile(block, "README.md", "exec"), namespace)
+    assert "steps" in capsys.readouterr().out
+    assert namespace["image"].max() <= 1
+    assert namespace["result"].image.shape == (4, 1, 64, 64)
+
+
+@pytest.mark.parametrize(
+    ("text", "folder"), [(README, ROOT), (BUNDLE_README, ROOT / "bundles")], ids=["readme", "bundle-readme"]
+)
+def test_bundle_command_runs_as_shown(text: str, folder: Path, nifti_path: Path, tmp_path: Path) -> None:
+    block = next(block for block in blocks(text, "bash") if "monai.bundle run" in block)
+    words = shlex.split(block.replace("\\\n", " "))
+    command = [
+        {"python": sys.executable, "INPUT": str(nifti_path.parent), "OUTPUT": str(tmp_path / "out")}.get(w, w)
+        for w in words
+    ]
+    subprocess.run([*command, "--steps", "10", "--device", "cpu"], cwd=folder, check=True, capture_output=True)
+    assert (tmp_path / "out" / "case_denoised.nii.gz").exists()
+
+
+def test_commands_are_targets_of_the_makefile() -> None:
+    commands = re.findall(r"^make (\w+)", "".join(blocks(README, "bash")), flags=re.M)
+    assert commands == ["demo", "test"]
+    makefile = (ROOT / "Makefile").read_text()
+    assert all(re.search(rf"^{target}:", makefile, flags=re.M) for target in commands)
+
+
+def test_table_is_the_measured_one() -> None:
+    rows = json.loads((ROOT / "benchmarks" / "results" / "quality.json").read_text())["rows"]
+    for row in rows:
+        assert "| " + " | ".join(str(value) for value in row.values()) + " |" in README
+
+
+def test_stop_reasons_are_all_explained() -> None:
+    assert tuple(re.findall(r"^\| `([\w-]+)` \|", README, flags=re.M)) == STOP_REASONS
+
+
+def test_pictures_exist() -> None:
+    for path in re.findall(r"!\[.*?\]\((.*?)\)", README):
+        assert (ROOT / path).read_bytes().startswith(b"\x89PNG")
+
+
+def test_demo_makes_the_volume_and_the_picture(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "docs" / "demo.py"), "--output", str(tmp_path), "--steps", "10"]
+    finished = subprocess.run(command, check=True, capture_output=True, text=True, cwd=tmp_path)
+    for line in finished.stdout.splitlines()[-2:]:
+        assert Path(line.split()[-1]).stat().st_size > 1000
+    picture = pytest.importorskip("matplotlib.image").imread(tmp_path / "before_after_removed.png")
+    assert np.ptp(picture) > 0.5
+
+
+def test_console_script_lists_the_methods() -> None:
+    script = shutil.which("monai-dnaprior", path=str(Path(sys.executable).parent))
+    if script is None:
+        pytest.skip("the package is not installed with its console script")
+    shown = subprocess.run([script, "methods"], check=True, capture_output=True, text=True).stdout
+    assert "dna-prior" in shown.split()
+
+
+def test_help_says_what_it_is_not(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    assert "Not a medical device; keep the original." in capsys.readouterr().out
