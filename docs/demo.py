@@ -93,6 +93,6 @@ def draw(noisy: np.ndarray, denoised: np.ndarray, records: list[dict[str, Any]],
 
 if __name__ == "__main__":
     os.environ.setdefault("TQDM_MININTERVAL", "1")
-    warnings.filterwarnings("ignore", category=UserWarning, module="monai")
+    warnings.filterwarnings("ignore", category=UserWarning, message="parsing config_file|NvImgCodec")
     logging.getLogger("ignite").setLevel(logging.WARNING)
     main()
