@@ -6,13 +6,26 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from .classical import identity
-from .priors import DNAPrior
+from .classical import bm3d, classical, gaussian, identity, median, nl_means, tv, wavelet
+from .priors import WIRE, DeepImagePrior, DeepSpectralPrior, DNAPrior
 from .result import Denoiser
+from .self_supervised import DualSamplingNoise2Noise, Self2Self
 
 DENOISERS: dict[str, Callable[..., Denoiser]] = {
     "dna-prior": DNAPrior.from_preset,
-    "identity": partial(partial, identity),
+    "dip": DeepImagePrior,
+    "dip-tv": partial(DeepImagePrior, tv_weight=0.02),
+    "dsp": DeepSpectralPrior,
+    "wire": WIRE,
+    "ds-n2n": DualSamplingNoise2Noise,
+    "self2self": Self2Self,
+    "wavelet": classical(wavelet),
+    "tv": classical(tv),
+    "bm3d": classical(bm3d),
+    "nl-means": classical(nl_means),
+    "gaussian": classical(gaussian),
+    "median": classical(median),
+    "identity": classical(identity),
 }
 
 

@@ -47,11 +47,13 @@ def fit(
     *,
     steps: int,
     learning_rate: float,
+    decay: Callable[[float], float] = lambda progress: 1.0,
+    optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
     averaging: float = 0.99,
     stopping: Sequence[StoppingRule] = (),
     where: Tensor | None = None,
 ) -> FitResult:
-    r"""Fit a network to one noisy image with Adam, and return the running average of its outputs.
+    r"""Fit a network to one noisy image, and return the running average of its outputs.
 
     .. math:: \bar x_t = \bar x_{t-1} + w_t (\hat x_t - \bar x_{t-1}), \qquad w_t = \max(1 - a, 10 / (t + 9))
 
@@ -62,7 +64,9 @@ def fit(
         noisy: what the objective compares with, (1, C, H, W).
         objective: gives the loss and the image that it scores, of the shape of ``noisy``.
         steps: at most this many.
-        learning_rate: Adam's.
+        learning_rate: of the optimiser, at the first step.
+        decay: what it is multiplied with, as a function of the progress from 0 to 1.
+        optimizer: makes the optimiser from the parameters and ``lr``.
         averaging: a above; 0 returns the last output.
         stopping: rules asked every ten steps, in this order.
         where: the pixels over which the residual is taken; all by default.
@@ -71,16 +75,18 @@ def fit(
         the average, with ``stop_reason`` from the rule that ended the fit, ``"steps"`` when none did, or
         ``"non-finite"`` when the loss was.
     """
-    optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate)
+    descent = optimizer(network.parameters(), lr=learning_rate)
     average = torch.zeros_like(noisy)
     trace: list[tuple[int, float, float]] = []
     reason, step = None, 0
     while reason is None and step < steps:
+        for group in descent.param_groups:
+            group["lr"] = learning_rate * decay(step / steps)
         step += 1
-        optimizer.zero_grad()
+        descent.zero_grad()
         loss, estimate = objective(noisy, network)
         loss.backward()
-        optimizer.step()
+        descent.step()
         estimate = estimate.detach()
         average = torch.lerp(average, estimate, max(1 - averaging, 10 / (step + 9)))
         if step % CHECK_EVERY and step < steps:

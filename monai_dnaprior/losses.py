@@ -1,4 +1,4 @@
-"""The two terms of DNA-Prior's loss, as pure functions of images (..., C, H, W); one value an image."""
+"""Losses as pure functions of images (..., C, H, W), one value an image: DNA-Prior's two terms and its relatives'."""
 
 from __future__ import annotations
 
@@ -59,10 +59,43 @@ def total_variation(estimate: Tensor, *, gamma: float = GAMMA) -> Tensor:
     >>> float(total_variation(step, gamma=0.0))
     0.5
     """
+    return variation(estimate, gamma=gamma) / (energy(estimate) + gamma)
+
+
+def variation(estimate: Tensor, *, gamma: float = GAMMA) -> Tensor:
+    """The total variation itself, :math:`\\mathrm{TV}(\\hat x)` of :func:`total_variation`: (..., C, H, W) to (...)."""
     along_x = torch.diff(estimate, dim=-1, append=estimate[..., :, -1:])
     along_y = torch.diff(estimate, dim=-2, append=estimate[..., -1:, :])
-    variation = torch.sqrt(along_x.square() + along_y.square() + gamma**2).sum(IMAGE)
-    return variation / (energy(estimate) + gamma)
+    return torch.sqrt(along_x.square() + along_y.square() + gamma**2).sum(IMAGE)
+
+
+def squared_error(estimate: Tensor, noisy: Tensor) -> Tensor:
+    """Mean squared error of every image: (..., C, H, W) to (...)."""
+    return (estimate - noisy).square().mean(IMAGE)
+
+
+def spectral_discrepancy(
+    estimate: Tensor, noisy: Tensor, *, amplitude_weight: float = 1.0, phase_weight: float = 1.0
+) -> Tensor:
+    r"""Mean squared distance of two spectra, split into amplitude and phase.
+
+    .. math::
+        \tfrac1N \sum_k a\,(|\hat X_k| - |Y_k|)^2 + p\,2 |\hat X_k| |Y_k| (1 - \cos(\angle\hat X_k - \angle Y_k))
+
+    for orthonormal spectra. With a = p = 1 this is :func:`squared_error`, by the law of cosines and Plancherel.
+
+    Returns:
+        one value an image: (..., C, H, W) to (...).
+
+    >>> images = torch.rand(2, 1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    >>> torch.allclose(spectral_discrepancy(*images), squared_error(*images))
+    True
+    """
+    spectrum, reference = (torch.fft.fft2(image, norm="ortho") for image in (estimate, noisy))
+    amplitudes = spectrum.abs(), reference.abs()
+    amplitude = (amplitudes[0] - amplitudes[1]).square()
+    phase = 2 * (amplitudes[0] * amplitudes[1] - (spectrum * reference.conj()).real)
+    return (amplitude_weight * amplitude + phase_weight * phase).mean(IMAGE)
 
 
 def energy(image: Tensor) -> Tensor:

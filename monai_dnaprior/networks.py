@@ -1,4 +1,4 @@
-"""The skip network of deep image priors, and the fixed random input that it is fed."""
+"""The networks that are fitted to one image, and the inputs that they are fed."""
 
 from __future__ import annotations
 
@@ -191,13 +191,73 @@ def scale(inputs: int, width: int, skip_channels: int, padding: str, *, depth: i
     )
 
 
+class GaborNet(nn.Module):
+    r"""Implicit representation with complex Gabor activations, the network of WIRE.
+
+    Real linear layer from 2 coordinates, complex linear layers of ``hidden`` units, each followed by
+    :math:`\psi(u) = \exp(i \omega u - |s u|^2)`, then a complex linear layer whose real part is the output.
+
+    Args:
+        channels: output channels C.
+        hidden: units of each layer.
+        layers: hidden layers after the first.
+        omega, scale: :math:`\omega` and :math:`s`.
+        seed: the initial weights depend on this number alone.
+
+    Shapes: coordinates (N, 2) in [-1, 1], output (N, C).
+
+    >>> GaborNet(channels=3, hidden=8)(coordinate_grid(4, 5)).shape
+    torch.Size([20, 3])
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: int = 1,
+        hidden: int = 181,
+        layers: int = 2,
+        omega: float = 4.0,
+        scale: float = 4.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.omega, self.scale = omega, scale
+        with torch.device("meta"):
+            self.first = nn.Linear(2, hidden)
+            self.rest = nn.ModuleList(nn.Linear(hidden, hidden, dtype=torch.cfloat) for _ in range(layers))
+            self.head = nn.Linear(hidden, channels, dtype=torch.cfloat)
+        self.to_empty(device="cpu")
+        initialise(self, torch.Generator().manual_seed(seed))
+
+    def forward(self, coordinates: Tensor) -> Tensor:
+        features = gabor(self.first(coordinates), self.omega, self.scale)
+        for layer in self.rest:
+            features = gabor(layer(features), self.omega, self.scale)
+        return self.head(features).real
+
+
+def gabor(values: Tensor, omega: float, scale: float) -> Tensor:
+    """WIRE's activation, exp(i·omega·u - |scale·u|²), of real or complex values."""
+    return torch.exp(1j * omega * values - (scale * values).abs().square())
+
+
+def coordinate_grid(height: int, width: int) -> Tensor:
+    """The pixels' coordinates (height · width, 2) in rows, from -1 to 1 along each axis.
+
+    >>> coordinate_grid(2, 2).tolist()
+    [[-1.0, -1.0], [-1.0, 1.0], [1.0, -1.0], [1.0, 1.0]]
+    """
+    return torch.cartesian_prod(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width))
+
+
 def initialise(network: nn.Module, generator: torch.Generator) -> None:
     """PyTorch's own initial weights (uniform within 1/sqrt(fan-in)), drawn from a private generator."""
     for module in network.modules():
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
             bound = 1 / math.sqrt(module.weight[0].numel())
             for parameter in module.parameters(recurse=False):
-                nn.init.uniform_(parameter, -bound, bound, generator=generator)
+                values = torch.view_as_real(parameter.detach()) if parameter.is_complex() else parameter
+                nn.init.uniform_(values, -bound, bound, generator=generator)
         elif isinstance(module, nn.BatchNorm2d):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-STOP_REASONS = ("discrepancy", "variance", "steps", "clean", "constant", "non-finite")
+STOP_REASONS = ("discrepancy", "variance", "steps", "clean", "constant", "non-finite", "filter")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,8 +19,8 @@ class Record:
         sigma: estimated standard deviation of its noise, in the units of the denoiser's input.
         steps: optimisation steps taken; 0 for a slice that was given back as it came.
         stop_reason: ``discrepancy`` (the residual fell to the noise level), ``variance`` (the output began to fit
-            noise), ``steps`` (the limit), ``clean`` (too little noise to treat), ``constant`` (nothing to fit), or
-            ``non-finite`` (the fit failed twice). The last three give back the input.
+            noise), ``steps`` (the limit), ``clean`` (too little noise to treat), ``constant`` (nothing to fit) or
+            ``non-finite`` (the fit failed twice), which three give back the input, or ``filter``: no fit.
         seconds: wall time.
         seed: of the fit's fixed input and input noise: a hash of the user's seed, the voxels and the slice index.
         tv_weight: the weight of the total variation that was used, if any.

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from monai_dnaprior.fit import Discrepancy, MovingVariance, fit
+from monai_dnaprior.fit import Discrepancy, MovingVariance, fit, gradients_enabled, side_by_side
 
 
 class Pixels(nn.Module):
@@ -97,3 +97,22 @@ def test_a_loss_that_is_not_finite_ends_the_fit(noisy: Tensor) -> None:
 
     result = fit(Pixels(noisy.shape), noisy, objective, steps=100, learning_rate=0.02)
     assert (result.stop_reason, result.steps) == ("non-finite", 10)
+
+
+def test_gradients_are_enabled_in_full_precision_whatever_the_caller_does() -> None:
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        image = torch.ones(2, 2)
+        with gradients_enabled(torch.device("cpu")):
+            weight = torch.ones(2, 2, requires_grad=True)
+            product = image.clone() @ weight
+            product.sum().backward()
+    assert product.dtype == torch.float32
+    assert weight.grad is not None
+
+
+def test_fits_run_side_by_side_with_one_thread_each_in_order() -> None:
+    device = torch.device("cpu")
+    assert side_by_side(lambda _: torch.get_num_threads(), range(3), device=device) == [1, 1, 1]
+    assert side_by_side(lambda a, b: a - b, [5, 6, 7], [1, 2, 3], device=device) == [4, 4, 4]
+    with pytest.raises(ZeroDivisionError):
+        side_by_side(lambda value: 1 / value, [1, 0], device=device)

@@ -46,10 +46,10 @@ def test_short_fit_of_the_real_collection(shared_data: Any) -> None:
 
 
 def test_objective_is_equation_6_without_the_noise_on_the_input() -> None:
-    prior = DNAPrior(**SHORT, fidelity_weight=2.0, input_noise=0.0)
+    prior = DNAPrior(**SHORT, fidelity_weight=2.0, input_noise=0.0, tv_weight=0.3)
     noisy = torch.rand(1, 1, 13, 17, generator=torch.Generator().manual_seed(0))
     network = prior.network(1)
-    loss, estimate = prior._objective(network, noisy.shape, 0.1, 0.3, 7, noisy.device)(noisy, network)
+    loss, estimate = prior.objective(network, noisy, 0.5, seed=7)(noisy, network)
     expected = 2 * spectral_fidelity(estimate, noisy) + 0.3 * total_variation(estimate)
     torch.testing.assert_close(loss, expected.sum())
     assert estimate.shape == noisy.shape

@@ -1,0 +1,202 @@
+"""What every method shares that fits a network to each image by itself."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from .fit import Discrepancy, FitResult, MovingVariance, Objective, StoppingRule, fit, side_by_side
+from .noise import estimate_sigma, varying_pixels
+from .result import Record, Result, check_noisy
+
+STOPPING = ("discrepancy", "variance", "steps")
+UNDER_FITTED = 1.1  # residual over noise level at which anatomy, too, must have been left out
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerImageFit:
+    r"""Denoise each image by a fit of its own; a method adds its network and its objective.
+
+    Every image is a fit of its own: its result does not depend on the batch it came in. Images without noise and
+    constant images are given back as they came; so is the input of a fit that fails twice. Pixels that equal all their
+    neighbours (an empty background) hold no visible noise: they come out as they are, and the fit is cropped to the
+    others.
+
+    Args:
+        steps: at most this many optimisation steps.
+        learning_rate: of Adam, or of the optimiser that the method names.
+        averaging: the output is the running average of the network's outputs with this memory; 0 takes the last.
+        stopping: ``"discrepancy"`` ends the fit when the residual has fallen to the estimated noise level less
+            ``margin``, ``"variance"`` when the outputs' moving variance rises, ``"steps"`` at the last step only.
+        margin: see ``stopping``. At the noise level itself a fit is still too smooth, the more so the less noise.
+        clean_sigma: images with less estimated noise than this are given back as they came.
+        seed: the network's initial weights depend on it alone; the rest of a fit's randomness on a hash of it, the
+            image and the slice index. The global random state is neither read nor changed.
+    """
+
+    optimizer: ClassVar[Callable[..., torch.optim.Optimizer]] = torch.optim.Adam
+
+    steps: int
+    learning_rate: float
+    averaging: float
+    stopping: str = "steps"
+    margin: float = 1 / 255
+    clean_sigma: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("steps", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise ValueError(f"{name}={value} must be a whole number, at least {least}.")
+        if self.stopping not in STOPPING:
+            raise ValueError(f"stopping={self.stopping!r} is unknown; choose one of {', '.join(STOPPING)}.")
+        if not 0 <= self.averaging < 1:
+            raise ValueError(f"averaging={self.averaging} must lie in [0, 1); use 0 for the last output alone.")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate={self.learning_rate} must be positive.")
+        check_not_negative(margin=self.margin, clean_sigma=self.clean_sigma)
+
+    def network(self, channels: int = 1) -> nn.Module:
+        """The network that every fit of such images starts from: the same weights for the same seed."""
+        raise TypeError(f"{type(self).__name__} names no network.")
+
+    def objective(self, network: nn.Module, noisy: Tensor, sigma: float, seed: int) -> Objective:
+        """What is minimised for one image (1, C, H, W), with randomness from this seed alone."""
+        raise TypeError(f"{type(self).__name__} names no objective.")
+
+    def output_range(self, noisy: Tensor) -> tuple[float, float]:
+        """Offset and span of what the network can put out; an unbounded one needs no scaling."""
+        return 0.0, 1.0
+
+    def rate(self, noisy: Tensor) -> float:
+        """The learning rate at the first step."""
+        return self.learning_rate
+
+    def decay(self, progress: float) -> float:
+        """What the learning rate is multiplied with as the fit progresses from 0 to 1."""
+        return 1.0
+
+    def details(self, sigma: float) -> dict[str, Any]:
+        """What a method adds to the record of a slice with so much noise."""
+        return {}
+
+    def __call__(
+        self, noisy: Tensor, *, slice_indices: Sequence[int] | None = None, network: Callable[..., Any] | None = None
+    ) -> Result:
+        """Denoise (B, C, H, W) images; ``network`` gives the initial weights in place of :meth:`network`."""
+        check_noisy(noisy)
+        indices = range(len(noisy)) if slice_indices is None else slice_indices
+        if len(indices) != len(noisy):
+            raise ValueError(f"slice_indices has {len(indices)} entries; give one for each of the {len(noisy)} images.")
+        initial = self.network(noisy.shape[1]) if network is None else checked_module(network)
+        pairs = side_by_side(partial(self._denoise, initial), noisy.split(1), indices, device=noisy.device)
+        return Result(torch.cat([image for image, _ in pairs]), [record for _, record in pairs])
+
+    def _denoise(self, initial: nn.Module, noisy: Tensor, index: int) -> tuple[Tensor, Record]:
+        """One image (1, C, H, W): leave it alone, or fit it, once more if that fails."""
+        started = time.perf_counter()
+        noisy = noisy.clone().float()
+        sigma = estimate_sigma(noisy).item()
+        record = Record(sigma=sigma, **self.details(sigma))
+        image = noisy
+        if noisy.min() == noisy.max():
+            record = replace(record, stop_reason="constant")
+        elif sigma < self.clean_sigma:
+            record = replace(record, stop_reason="clean")
+        else:
+            where = varying_pixels(noisy)
+            box = bounding_box(where)
+            for attempt in range(2):
+                seed = slice_seed(self.seed, index, attempt, noisy)
+                result = self._fit(copy.deepcopy(initial), noisy[box], where[box], sigma, seed)
+                if result.stop_reason != "non-finite":
+                    image = noisy.clone()
+                    image[box] = torch.where(where[box], result.image, noisy[box])
+                    break
+            record = fitted_record(record, result, seed)
+        return image, replace(record, seconds=time.perf_counter() - started)
+
+    def _fit(self, network: nn.Module, noisy: Tensor, where: Tensor, sigma: float, seed: int) -> FitResult:
+        offset, span = self.output_range(noisy)
+        rules: dict[str, list[StoppingRule]] = {
+            "discrepancy": [Discrepancy((sigma - self.margin) / span)],
+            "variance": [MovingVariance()],
+            "steps": [],
+        }
+        result = fit(
+            network.to(noisy.device, memory_format=torch.channels_last),  # type: ignore[call-overload]
+            (noisy - offset) / span,
+            self.objective(network, noisy, sigma, seed),
+            steps=self.steps,
+            learning_rate=self.rate(noisy),
+            decay=self.decay,
+            optimizer=self.optimizer,
+            averaging=self.averaging,
+            stopping=rules[self.stopping],
+            where=where,
+        )
+        trace = tuple((step, loss, residual * span) for step, loss, residual in result.trace)
+        return replace(result, image=result.image * span + offset, trace=trace)
+
+
+def checked_module(network: Callable[..., Any]) -> nn.Module:
+    """The network, if it is one that can be fitted."""
+    if not isinstance(network, nn.Module):
+        raise TypeError(f"network={type(network).__name__} must be a torch.nn.Module, as network() makes.")
+    return network
+
+
+def check_not_negative(**values: float | None) -> None:
+    """Refuse a number that is negative or not finite, naming it; None stands for a rule and passes."""
+    for name, value in values.items():
+        if value is not None and not (value >= 0 and math.isfinite(value)):
+            raise ValueError(f"{name}={value} must be a finite number, 0 or more.")
+
+
+def fitted_record(record: Record, result: FitResult, seed: int) -> Record:
+    """The record of a slice that was fitted, with a warning where the result should not be trusted."""
+    residual, warnings = result.trace[-1][2], []
+    if result.stop_reason == "non-finite":
+        residual = 0.0
+        warnings.append("the fit failed twice; the input is given back")
+    elif result.stop_reason == "steps" and residual > UNDER_FITTED * record.sigma:
+        warnings.append(f"under-fitted: more than {UNDER_FITTED} times the noise level was removed; allow more steps")
+    return replace(
+        record,
+        steps=result.steps,
+        stop_reason=result.stop_reason,
+        seed=seed,
+        residual=residual,
+        trace=result.trace,
+        warnings=tuple(warnings),
+    )
+
+
+def bounding_box(where: Tensor) -> tuple[slice, ...]:
+    """The smallest window of an image (1, C, H, W) that holds every pixel that is marked in any channel.
+
+    >>> where = torch.zeros(1, 1, 4, 5, dtype=torch.bool)
+    >>> where[0, 0, 1:3, 2:4] = True
+    >>> bounding_box(where)[2:]
+    (slice(1, 3, None), slice(2, 4, None))
+    """
+    rows, columns = (where.any(1).any(dim).flatten().nonzero().flatten() for dim in (-1, -2))
+    ends = [(int(side[0]), int(side[-1]) + 1) for side in (rows, columns)]
+    return (slice(None), slice(None), *(slice(*end) for end in ends))
+
+
+def slice_seed(seed: int, index: int, attempt: int, noisy: Tensor) -> int:
+    """A seed of this slice's own: it depends on its voxels and its place, not on the batch, the order or the worker."""
+    digest = hashlib.sha256(f"{seed} {index} {attempt} {tuple(noisy.shape)}".encode())
+    digest.update(noisy.cpu().numpy().tobytes())
+    return int.from_bytes(digest.digest()[:6], "big")

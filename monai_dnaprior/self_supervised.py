@@ -1,0 +1,240 @@
+"""Denoisers that train a network on one image by hiding or splitting its pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import conv2d, interpolate, leaky_relu, max_pool2d, pad
+
+from .fit import Objective
+from .losses import squared_error
+from .networks import initialise
+from .per_image import PerImageFit
+
+DIAGONALS = ((0.5, 0.0), (0.0, 0.5)), ((0.0, 0.5), (0.5, 0.0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DualSamplingNoise2Noise(PerImageFit):
+    r"""DS-N2N: a small network maps one diagonal half of the pixels to the other.
+
+    The 2×2 diagonals of y give half-size images :math:`d_1, d_2`; :math:`u_i` are they, doubled bicubically;
+    :math:`n_i` are the diagonals of :math:`h(y)`. With the mean squared error m,
+
+    .. math:: m(h(d_1), d_2) + \tfrac12 \sum_i m(h(d_i), n_i) + m(h(u_1), u_2)
+              + \tfrac12 \sum_i m(\uparrow n_i, h(u_i))
+
+    Args:
+        width: channels of the network, three 3×3 convolutions.
+        others: see :class:`~monai_dnaprior.per_image.PerImageFit`; the learning rate halves at each third.
+
+    Source: Bai, Zhu, Chen, "Dual-sampling noise2noise: efficient single image denoising", IEEE Transactions on
+    Instrumentation and Measurement, 2025.
+
+    Departures: sides of odd length are mirrored to even ones. The decay's steps are ours.
+
+    >>> noisy = torch.rand(1, 3, 9, 7, generator=torch.Generator().manual_seed(0))
+    >>> DualSamplingNoise2Noise(steps=5, width=4)(noisy).image.shape
+    torch.Size([1, 3, 9, 7])
+    """
+
+    optimizer: ClassVar[Callable[..., torch.optim.Optimizer]] = torch.optim.AdamW
+
+    steps: int = 3000
+    learning_rate: float = 1e-3
+    averaging: float = 0.0
+    width: int = 48
+
+    def decay(self, progress: float) -> float:
+        return 0.5 ** int(3 * progress)
+
+    def network(self, channels: int = 1) -> NoiseNet:
+        return NoiseNet(channels=channels, width=self.width, seed=self.seed)
+
+    def objective(self, network: nn.Module, noisy: Tensor, sigma: float, seed: int) -> Objective:
+        height, width = noisy.shape[-2:]
+
+        def objective(noisy: Tensor, network: nn.Module) -> tuple[Tensor, Tensor]:
+            even = pad(noisy, (0, width % 2, 0, height % 2), mode="replicate")
+            estimate = network(even)
+            halves, targets = diagonal_halves(even), diagonal_halves(estimate)
+            doubled, doubled_targets = [[double(half) for half in pair] for pair in (halves, targets)]
+            loss = squared_error(network(halves[0]), halves[1]) + squared_error(network(doubled[0]), doubled[1])
+            for half, target in (*zip(halves, targets, strict=True), *zip(doubled, doubled_targets, strict=True)):
+                loss = loss + squared_error(network(half), target) / 2
+            return loss.sum(), estimate[..., :height, :width]
+
+        return objective
+
+
+class NoiseNet(nn.Module):
+    """DS-N2N's residual network, h(x) = x - g(x) with g(x) = x + convolutions(x), (B, C, H, W) to the same."""
+
+    def __init__(self, *, channels: int, width: int, seed: int) -> None:
+        super().__init__()
+        with torch.device("meta"):
+            self.convolutions = nn.Sequential(
+                nn.Conv2d(channels, width, 3, padding=1),
+                nn.LeakyReLU(0.2),
+                nn.Conv2d(width, width, 3, padding=1),
+                nn.LeakyReLU(0.2),
+                nn.Conv2d(width, channels, 3, padding=1),
+            )
+        self.to_empty(device="cpu")
+        initialise(self, torch.Generator().manual_seed(seed))
+
+    def forward(self, image: Tensor) -> Tensor:
+        return image - (image + self.convolutions(image))
+
+
+def diagonal_halves(image: Tensor) -> list[Tensor]:
+    """The means of both diagonals of every 2×2 cell: (B, C, H, W) to two of (B, C, H/2, W/2).
+
+    >>> [half.item() for half in diagonal_halves(torch.tensor([[[[1.0, 2.0], [4.0, 8.0]]]]))]
+    [4.5, 3.0]
+    """
+    planes = image.flatten(0, 1)[:, None]
+    kernels = [image.new_tensor(diagonal)[None, None] for diagonal in DIAGONALS]
+    return [conv2d(planes, kernel, stride=2).unflatten(0, image.shape[:2]).squeeze(2) for kernel in kernels]
+
+
+double = partial(interpolate, scale_factor=2, mode="bicubic", align_corners=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Self2Self(PerImageFit):
+    r"""Self2Self with dropout: predict the pixels that were hidden from those that were kept.
+
+    .. math:: \min_\theta\; E_b\, \frac{\|(1 - b) \odot (f_\theta(b \odot y) - y)\|_2^2}{\|1 - b\|_1}
+
+    with b Bernoulli, drawn anew each step, partial convolutions that know b, and dropout in the decoder. The result
+    is the average over many such passes.
+
+    Args:
+        keep: probability that a pixel is kept.
+        dropout: of the decoder.
+        width: channels of the encoder; the decoder has twice as many.
+        scales: number of halvings.
+        averaging: of the stochastic outputs.
+        others: see :class:`~monai_dnaprior.per_image.PerImageFit`.
+
+    Source: Quan, Chen, Pang, Ji, "Self2Self with dropout: learning self-supervised denoising from single image", CVPR
+    2020, doi:10.1109/CVPR42600.2020.00196.
+
+    Departures: the passes that are averaged are those of the last steps of the fit, not 50 more after it; far fewer
+    steps than the 150,000 of the source; no sigmoid, so that nothing is cut off; sides that do not fit the halvings are
+    padded with unknown pixels.
+
+    >>> noisy = torch.rand(1, 3, 17, 9, generator=torch.Generator().manual_seed(0))
+    >>> Self2Self(steps=5, width=4, scales=2)(noisy).image.shape
+    torch.Size([1, 3, 17, 9])
+    """
+
+    steps: int = 6000
+    learning_rate: float = 1e-4
+    averaging: float = 0.99
+    keep: float = 0.7
+    dropout: float = 0.3
+    width: int = 48
+    scales: int = 5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("keep", "dropout"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must lie between 0 and 1.")
+
+    def network(self, channels: int = 1) -> PartialUNet:
+        return PartialUNet(channels=channels, width=self.width, scales=self.scales, seed=self.seed)
+
+    def objective(self, network: nn.Module, noisy: Tensor, sigma: float, seed: int) -> Objective:
+        generator = torch.Generator(noisy.device).manual_seed(seed)
+        height, width = noisy.shape[-2:]
+        multiple = 2**self.scales
+
+        def objective(noisy: Tensor, network: nn.Module) -> tuple[Tensor, Tensor]:
+            flips = [dim for dim in (-2, -1) if torch.rand((), generator=generator, device=noisy.device) < 0.5]
+            kept = bernoulli(noisy, self.keep, generator)
+            padding = (0, -width % multiple, 0, -height % multiple)
+            image, known = (pad(values, padding).flip(flips) for values in (noisy, kept))  # beyond the edge: unknown
+            estimate = network(image, known, self.dropout, generator).flip(flips)[..., :height, :width]
+            hidden = 1 - kept
+            loss = (hidden * (estimate - noisy)).square().sum() / hidden.sum().clamp(min=1)
+            return loss, estimate
+
+        return objective
+
+
+class PartialUNet(nn.Module):
+    """Self2Self's U-Net: an encoder of partial convolutions, a decoder with dropout, an unbounded output.
+
+    Shapes: image and known (B, C, H, W), H and W multiples of 2 ** scales; output (B, C, H, W).
+    """
+
+    def __init__(self, *, channels: int, width: int, scales: int, seed: int) -> None:
+        super().__init__()
+        with torch.device("meta"):
+            inputs = [channels, *[width] * scales]
+            self.encoder = nn.ModuleList(PartialConvolution(size, width) for size in inputs)
+            skips = [channels, *[width] * (scales - 1)]
+            self.decoder = nn.ModuleList(
+                nn.ModuleList(
+                    [nn.Conv2d(deep + skip, 2 * width, 3, padding=1), nn.Conv2d(2 * width, 2 * width, 3, padding=1)]
+                )
+                for skip, deep in zip(skips, [*[2 * width] * (scales - 1), width], strict=True)
+            )
+            self.head = nn.Conv2d(2 * width, channels, 3, padding=1)
+        self.to_empty(device="cpu")
+        initialise(self, torch.Generator().manual_seed(seed))
+
+    def forward(self, image: Tensor, known: Tensor, dropout: float, generator: torch.Generator) -> Tensor:
+        features, skips = image * known, [image * known]
+        for index, convolution in enumerate(self.encoder):
+            features, known = convolution(features, known)
+            features = leaky_relu(features, 0.1)
+            if index < len(self.decoder):
+                features, known = max_pool2d(features, 2), max_pool2d(known, 2)
+                skips.append(features)
+        for convolutions, skip in zip(reversed(self.decoder), reversed(skips[:-1]), strict=True):
+            assert isinstance(convolutions, nn.ModuleList)
+            features = torch.cat([interpolate(features, scale_factor=2), skip], dim=1)
+            for convolution in convolutions:
+                dropped = features * bernoulli(features, 1 - dropout, generator) / (1 - dropout)
+                features = leaky_relu(convolution(dropped), 0.1)
+        return self.head(features)
+
+
+class PartialConvolution(nn.Module):
+    r"""3×3 convolution over known values alone, scaled up for the unknown ones.
+
+    .. math:: w * (x \odot m) \cdot \frac{\text{window}}{\textstyle\sum m} + b
+
+    where any value is known, else 0; the result is known wherever the window holds a known value.
+
+    Source: Liu et al., "Image inpainting for irregular holes using partial convolutions", ECCV 2018,
+    doi:10.1007/978-3-030-01252-6_6.
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(inputs, outputs, 3, padding=1)
+
+    def forward(self, features: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+        window = known.new_ones(1, known.shape[1], 3, 3)
+        count = conv2d(known, window, padding=1)
+        reached = (count > 0).to(features.dtype)
+        weighted = conv2d(features * known, self.convolution.weight, padding=1)
+        bias = self.convolution.get_parameter("bias")[:, None, None]
+        scaled = weighted * (window.numel() / count.clamp(min=1)) + bias
+        return scaled * reached, reached
+
+
+def bernoulli(like: Tensor, probability: float, generator: torch.Generator) -> Tensor:
+    """Independent ones with this probability, else zeros, in the shape of an image."""
+    draw = torch.rand(like.shape, generator=generator, device=like.device)
+    return (draw < probability).to(like.dtype)
