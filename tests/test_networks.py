@@ -9,7 +9,15 @@ import torch
 from conftest import GUARDED
 from torch import Tensor, nn
 
-from monai_dnaprior.networks import BilinearDouble, ReflectionPad, SkipNet, fixed_input
+from monai_dnaprior.networks import (
+    BilinearDouble,
+    GaborNet,
+    ReflectionPad,
+    SkipNet,
+    coordinate_grid,
+    fixed_input,
+    gabor,
+)
 
 pytestmark = GUARDED
 
@@ -80,3 +88,23 @@ def test_padded_size_is_the_smallest_that_fits() -> None:
 def test_bad_parameters_name_themselves(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SkipNet(**options)
+
+
+def test_gabor_activation_is_a_wave_under_a_gaussian() -> None:
+    values = torch.tensor([0.0, 0.5, -1.0])
+    expected = torch.exp(torch.tensor([0j, 1j * 2 - 9 * 0.25, -1j * 4 - 9]))
+    torch.testing.assert_close(gabor(values, omega=4.0, scale=3.0), expected)
+    complex_value = torch.tensor([0.3 + 0.4j])
+    expected = torch.exp(1j * 2 * complex_value) * torch.exp(torch.tensor(-(0.5**2)))
+    torch.testing.assert_close(gabor(complex_value, omega=2.0, scale=1.0), expected)
+
+
+def test_gabor_net_has_complex_layers_from_its_seed() -> None:
+    networks = [GaborNet(hidden=181, layers=2, seed=seed) for seed in (0, 0, 1)]
+    shapes = [tuple(parameter.shape) for parameter in networks[0].parameters() if parameter.ndim == 2]
+    assert shapes == [(181, 2), (181, 181), (181, 181), (1, 181)]
+    assert [parameter.is_complex() for parameter in networks[0].parameters()] == [False] * 2 + [True] * 6
+    outputs = [network(coordinate_grid(4, 4)) for network in networks]
+    assert torch.equal(outputs[0], outputs[1])
+    assert not torch.equal(outputs[0], outputs[2])
+    assert outputs[0].dtype == torch.float32

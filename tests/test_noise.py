@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from monai_dnaprior.noise import estimate_sigma, varying_pixels
+from monai_dnaprior.noise import CORRELATED, add_noise, estimate_sigma, noise_correlation, varying_pixels
 
 
 def gaussian(*shape: int, seed: int = 0) -> Tensor:
@@ -43,3 +43,50 @@ def test_varying_pixels_touch_a_difference() -> None:
     expected = torch.zeros(5, 6, dtype=torch.bool)
     expected[2, 2:5] = expected[1:4, 3] = True
     assert torch.equal(varying_pixels(image)[0, 0], expected)
+
+
+@pytest.mark.parametrize("noise", ["gaussian:25", "poisson:30", "speckle:0.1", "rician:25"])
+def test_noise_has_the_moments_of_its_definition_and_a_seed(noise: str) -> None:
+    value, image = 0.5, torch.full((1, 1, 400, 400), 0.5)
+    noisy = add_noise(image, noise, seed=3)
+    variances = {
+        "gaussian": (25 / 255) ** 2,
+        "poisson": value / 30,
+        "speckle": value**2 * 0.1,
+        "rician": (25 / 255) ** 2,
+    }
+    name = noise.split(":")[0]
+    second_moment = value**2 + variances[name] * (2 if name == "rician" else 1)  # of a magnitude: both parts count
+    assert noisy.square().mean().item() == pytest.approx(second_moment, rel=0.01)
+    assert noisy.var().item() == pytest.approx(variances[name], rel=0.03)
+    assert torch.equal(noisy, add_noise(image, noise, seed=3))
+    assert not torch.equal(noisy, add_noise(image, noise, seed=4))
+
+
+def test_noise_keeps_to_its_support() -> None:
+    ramp = torch.linspace(0, 1, 100).expand(1, 1, 100, 100)
+    counts = add_noise(ramp, "poisson:8") * 8
+    assert torch.equal(counts, counts.round())
+    assert add_noise(ramp, "rician:50").min() >= 0
+    speckle = add_noise(ramp, "speckle:0.2") - ramp
+    assert (speckle.abs() <= ramp * 0.6**0.5 + 1e-6).all()
+    assert speckle[..., 0].abs().max() == 0
+
+
+@pytest.mark.parametrize("noise", ["gaussian", "gaussian:x", "gaussian:-1", "salt:3", "gaussian:inf"])
+def test_bad_noise_names_itself(noise: str) -> None:
+    with pytest.raises(ValueError, match=f"noise='{noise}' must be one of gaussian, poisson, speckle, rician"):
+        add_noise(torch.zeros(1, 1, 4, 4), noise)
+
+
+@pytest.mark.parametrize("sigma", [0.03, 0.1])
+def test_correlation_tells_white_noise_from_resampled(clean_slice: Tensor, sigma: float) -> None:
+    white = clean_slice + sigma * gaussian(*clean_slice.shape)
+    assert abs(noise_correlation(white).item()) < CORRELATED
+    resampled = torch.nn.functional.interpolate(white, scale_factor=1.5, mode="bilinear")
+    assert noise_correlation(resampled).item() > 2 * CORRELATED
+
+
+@pytest.mark.parametrize("image", [torch.full((2, 1, 16, 16), 3.0), torch.zeros(2, 1, 5, 40)], ids=["flat", "small"])
+def test_correlation_of_nothing_is_zero(image: Tensor) -> None:
+    assert noise_correlation(image).tolist() == [0, 0]

@@ -10,9 +10,9 @@ from conftest import GUARDED, SHORT
 from torch import Tensor
 
 from monai_dnaprior import create_denoiser, priors
-from monai_dnaprior.losses import spectral_fidelity, total_variation
+from monai_dnaprior.losses import spectral_fidelity, squared_error, total_variation, variation
 from monai_dnaprior.networks import SkipNet, fixed_input
-from monai_dnaprior.priors import DNAPrior, sigmoid_range
+from monai_dnaprior.priors import WIRE, DeepImagePrior, DeepSpectralPrior, DNAPrior, sigmoid_range
 
 pytestmark = GUARDED
 
@@ -172,3 +172,47 @@ def test_bad_parameters_name_themselves(options: dict[str, Any], message: str) -
 def test_slice_indices_must_match() -> None:
     with pytest.raises(ValueError, match="slice_indices has 1 entries; give one for each of the 2 images"):
         DNAPrior(**SHORT)(torch.zeros(2, 1, 8, 8), slice_indices=[0])
+
+
+def test_deep_image_prior_has_the_set_up_of_its_paper() -> None:
+    dip = DeepImagePrior()
+    assert (dip.steps, dip.learning_rate, dip.input_noise, dip.averaging) == (3000, 0.01, 1 / 30, 0.99)
+    assert sum(parameter.numel() for parameter in dip.network(1).parameters()) == 2_217_573
+
+
+def test_dip_tv_is_dip_at_weight_zero_and_adds_the_variation_otherwise() -> None:
+    noisy = torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    options = {**SHORT, "sigmoid": False}
+    dip, zero, some = (
+        DeepImagePrior(**options),
+        *(create_denoiser("dip-tv", tv_weight=w, **options) for w in (0.0, 0.5)),
+    )
+    assert torch.equal(dip(noisy).image, zero(noisy).image)
+    assert not torch.equal(dip(noisy).image, some(noisy).image)
+    estimate = noisy / 2
+    expected = squared_error(estimate, noisy) + 0.5 * variation(estimate) / 256
+    torch.testing.assert_close(DeepImagePrior(tv_weight=0.5).loss(estimate, noisy, 0.1), expected)
+
+
+def test_deep_spectral_prior_sees_amplitude_and_phase_apart() -> None:
+    noisy = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    both, amplitude, phase = (
+        DeepSpectralPrior(amplitude_weight=a, phase_weight=p).loss for a, p in ((1, 1), (1, 0), (0, 1))
+    )
+    estimate = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(both(estimate, noisy, 0), squared_error(estimate, noisy))
+    torch.testing.assert_close(both(estimate, noisy, 0), amplitude(estimate, noisy, 0) + phase(estimate, noisy, 0))
+    brighter, shifted = 1.5 * noisy, noisy.roll((2, 3), (-2, -1))  # another amplitude alone, another phase alone
+    torch.testing.assert_close(phase(brighter, noisy, 0), torch.zeros(2), atol=1e-6, rtol=0)
+    torch.testing.assert_close(amplitude(shifted, noisy, 0), torch.zeros(2), atol=1e-6, rtol=0)
+    angles = [torch.fft.fft2(image, norm="ortho").angle() for image in (estimate, noisy)]
+    sizes = [torch.fft.fft2(image, norm="ortho").abs() for image in (estimate, noisy)]
+    definition = (2 * sizes[0] * sizes[1] * (1 - torch.cos(angles[0] - angles[1]))).mean((1, 2, 3))
+    torch.testing.assert_close(phase(estimate, noisy, 0), definition)
+
+
+def test_wires_learning_rate_is_its_papers() -> None:
+    wire = WIRE()
+    assert wire.rate(torch.zeros(1, 1, 256, 256)) == 5e-3
+    assert wire.rate(torch.zeros(1, 1, 512, 512)) == 5e-3 / 4
+    assert [wire.decay(progress) for progress in (0, 1)] == [1, 0.1]
