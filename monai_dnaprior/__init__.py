@@ -4,6 +4,10 @@ from .denoisers import create_denoiser, list_denoisers
 from .inferer import DNAPriorInferer
 from .reader import ScanReader
 from .transforms import (
+    Denoise,
+    DenoiseD,
+    Denoised,
+    DenoiseDict,
     DNAPriorDenoise,
     DNAPriorDenoiseD,
     DNAPriorDenoised,
@@ -19,6 +23,10 @@ __all__ = [
     "DNAPriorDenoiseDict",
     "DNAPriorDenoised",
     "DNAPriorInferer",
+    "Denoise",
+    "DenoiseD",
+    "DenoiseDict",
+    "Denoised",
     "ScanReader",
     "create_denoiser",
     "denoising_records",

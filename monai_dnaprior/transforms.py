@@ -21,37 +21,140 @@ from .volumes import check_slicing, denoise_volume
 RECORDS_KEY = "denoising"
 
 
-class DNAPriorDenoise(Transform):
-    r"""Denoise an image or every 2D slice of a volume with DNA-Prior, in the image's own units.
-
-    A network is fitted to each slice, :math:`\hat x = f_\theta(z)`, under spectral fidelity and total variation; no
-    training data, no clean image and no noise level are needed.
+class Denoise(Transform):
+    """Denoise an image or every 2D slice of a volume with any denoiser of the list, in the image's own units.
 
     Args:
-        preset: ``"default"``, or ``"paper"`` for the published weights, network and 3,000 steps.
-        steps: at most this many optimisation steps a slice; None for the preset's.
-        tv_weight: weight of the total variation; None for the preset's (by default set from the estimated noise).
+        method: one of :func:`~monai_dnaprior.denoisers.list_denoisers`.
         slice_dim: spatial axis along which a volume is cut into slices, -3 to 2; -1 is axial for volumes as MONAI
             loads them. A 2D image is one slice.
         channel_wise: denoise every channel by itself (modalities, time points), or all together (RGB).
         batch_size: slices fitted side by side, on a CPU one a thread; the result does not depend on it.
         device: where to compute, for instance ``"cuda"``; None for the device of the image.
-        seed: same seed, same image, same device: same bits. The global random state is neither read nor changed.
         progress: show a progress bar.
         residual: also return what was removed.
+        options: the method's own, see :func:`~monai_dnaprior.denoisers.create_denoiser`.
 
     Shapes: (C, H, W) or (C, H, W, D); numpy array, tensor or MetaTensor, of any real type.
 
     Returns:
-        the denoised image: same container, shape, units, device and metadata, float32. NaN and infinite voxels,
-        constant slices and slices without noise come out bit-identical. A MetaTensor's metadata gains the records of
-        its slices, see :func:`denoising_records`. With ``residual``, a pair of the image and input minus output.
+        the denoised image: same container, shape, units, device and metadata, float32. NaN and infinite voxels and
+        constant slices come out bit-identical. A MetaTensor's metadata gains the records of its slices, see
+        :func:`denoising_records`. With ``residual``, a pair of the image and input minus output.
 
     Raises:
         ValueError, TypeError: a parameter or an image out of range, with its name, value and remedy.
 
     Place it **before** ``Spacing`` and before a ``ScaleIntensityRange`` that clips: resampling makes neighbouring
     noise alike, and no denoiser of this kind can tell that from anatomy.
+
+    >>> noisy = torch.rand(1, 32, 32, 2, generator=torch.Generator().manual_seed(0))
+    >>> Denoise("tv")(noisy).shape
+    torch.Size([1, 32, 32, 2])
+    """
+
+    backend = [TransformBackends.TORCH]
+
+    def __init__(
+        self,
+        method: str,
+        *,
+        slice_dim: int = -1,
+        channel_wise: bool = False,
+        batch_size: int = 8,
+        device: str | torch.device | None = None,
+        progress: bool = False,
+        residual: bool = False,
+        **options: Any,
+    ) -> None:
+        check_slicing(slice_dim=slice_dim, batch_size=batch_size)
+        create_denoiser(method, **options)  # refuses what is out of range
+        self.method, self.options = method, options
+        self.slicing: dict[str, Any] = {
+            "slice_dim": slice_dim, "channel_wise": channel_wise, "batch_size": batch_size, "progress": progress
+        }  # fmt: skip
+        self.device = None if device is None else device_name(device)
+        self.residual = residual
+
+    def __call__(self, img: NdarrayOrTensor) -> Any:
+        image = convert_to_tensor(img, track_meta=False)
+        device = computing_device(self.device or image.device)
+        denoiser = create_denoiser(self.method, **self.options)
+        denoised, records = denoise_volume(image.to(device), denoiser, **self.slicing)
+        output = like(img, denoised, records)
+        if not self.residual:
+            return output
+        denoised = denoised.to(image.device)
+        removed = torch.where(image.isfinite(), image.double() - denoised, 0).float()
+        return output, like(img, removed, records)
+
+
+class Denoised(MapTransform):
+    """Dictionary form of :class:`Denoise`: denoise the images under the given keys.
+
+    Args:
+        keys: the images to denoise.
+        method, slice_dim, channel_wise, batch_size, device, progress, options: see :class:`Denoise`.
+        residual: also store what was removed from ``key`` under ``f"{key}_residual"``.
+        allow_missing_keys: skip keys that are absent.
+
+    >>> noisy = {"image": torch.rand(1, 32, 32, generator=torch.Generator().manual_seed(0))}
+    >>> sorted(Denoised("image", "median", residual=True)(noisy))
+    ['image', 'image_residual']
+    """
+
+    backend = Denoise.backend
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        method: str,
+        *,
+        slice_dim: int = -1,
+        channel_wise: bool = False,
+        batch_size: int = 8,
+        device: str | torch.device | None = None,
+        progress: bool = False,
+        residual: bool = False,
+        allow_missing_keys: bool = False,
+        **options: Any,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.denoise = Denoise(
+            method,
+            slice_dim=slice_dim,
+            channel_wise=channel_wise,
+            batch_size=batch_size,
+            device=device,
+            progress=progress,
+            residual=residual,
+            **options,
+        )
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        for key in self.key_iterator(d):
+            output = self.denoise(d[key])
+            if self.denoise.residual:
+                d[key], d[f"{key}_residual"] = output
+            else:
+                d[key] = output
+        return d
+
+
+class DNAPriorDenoise(Denoise):
+    r"""Denoise an image or every 2D slice of a volume with DNA-Prior, in the image's own units.
+
+    A network is fitted to each slice, :math:`\hat x = f_\theta(z)`, under spectral fidelity and total variation; no
+    training data, no clean image and no noise level are needed. Slices without noise come out bit-identical.
+
+    Args:
+        preset: ``"default"``, or ``"paper"`` for the published weights, network and 3,000 steps.
+        steps: at most this many optimisation steps a slice; None for the preset's.
+        tv_weight: weight of the total variation; None for the preset's (by default set from the estimated noise).
+        seed: same seed, same image, same device: same bits. The global random state is neither read nor changed.
+        slice_dim, channel_wise, batch_size, device, progress, residual: see :class:`Denoise`, also for shapes, what is
+            returned, errors, and where to place it.
 
     Source: Cheng et al., "DNA-Prior: Unsupervised Denoise Anything via Dual-Domain Prior", 2025; what departs from
     the paper is said in :class:`~monai_dnaprior.priors.DNAPrior`.
@@ -60,8 +163,6 @@ class DNAPriorDenoise(Transform):
     >>> DNAPriorDenoise(steps=10)(noisy).shape
     torch.Size([1, 32, 32, 2])
     """
-
-    backend = [TransformBackends.TORCH]
 
     def __init__(
         self,
@@ -77,29 +178,22 @@ class DNAPriorDenoise(Transform):
         progress: bool = False,
         residual: bool = False,
     ) -> None:
-        check_slicing(slice_dim=slice_dim, batch_size=batch_size)
-        self.slicing: dict[str, Any] = {
-            "slice_dim": slice_dim, "channel_wise": channel_wise, "batch_size": batch_size, "progress": progress
-        }  # fmt: skip
-        self.options = {"preset": preset, "steps": steps, "tv_weight": tv_weight, "seed": seed}
-        create_denoiser("dna-prior", **self.options)
-        self.device = None if device is None else device_name(device)
-        self.residual = residual
-
-    def __call__(self, img: NdarrayOrTensor) -> Any:
-        image = convert_to_tensor(img, track_meta=False)
-        device = computing_device(self.device or image.device)
-        denoiser = create_denoiser("dna-prior", **self.options)
-        denoised, records = denoise_volume(image.to(device), denoiser, **self.slicing)
-        output = like(img, denoised, records)
-        if not self.residual:
-            return output
-        denoised = denoised.to(image.device)
-        removed = torch.where(image.isfinite(), image.double() - denoised, 0).float()
-        return output, like(img, removed, records)
+        super().__init__(
+            "dna-prior",
+            preset=preset,
+            steps=steps,
+            tv_weight=tv_weight,
+            slice_dim=slice_dim,
+            channel_wise=channel_wise,
+            batch_size=batch_size,
+            device=device,
+            seed=seed,
+            progress=progress,
+            residual=residual,
+        )
 
 
-class DNAPriorDenoised(MapTransform):
+class DNAPriorDenoised(Denoised):
     """Dictionary form of :class:`DNAPriorDenoise`: denoise the images under the given keys.
 
     Args:
@@ -113,8 +207,6 @@ class DNAPriorDenoised(MapTransform):
     >>> sorted(DNAPriorDenoised("image", steps=10, residual=True)(noisy))
     ['image', 'image_residual']
     """
-
-    backend = DNAPriorDenoise.backend
 
     def __init__(
         self,
@@ -132,8 +224,9 @@ class DNAPriorDenoised(MapTransform):
         residual: bool = False,
         allow_missing_keys: bool = False,
     ) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.denoise = DNAPriorDenoise(
+        super().__init__(
+            keys,
+            "dna-prior",
             preset=preset,
             steps=steps,
             tv_weight=tv_weight,
@@ -144,19 +237,11 @@ class DNAPriorDenoised(MapTransform):
             seed=seed,
             progress=progress,
             residual=residual,
+            allow_missing_keys=allow_missing_keys,
         )
 
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        d = dict(data)
-        for key in self.key_iterator(d):
-            output = self.denoise(d[key])
-            if self.denoise.residual:
-                d[key], d[f"{key}_residual"] = output
-            else:
-                d[key] = output
-        return d
 
-
+DenoiseD = DenoiseDict = Denoised
 DNAPriorDenoiseD = DNAPriorDenoiseDict = DNAPriorDenoised
 
 

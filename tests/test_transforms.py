@@ -29,7 +29,17 @@ from monai.transforms import (
     Spacingd,
 )
 
-from monai_dnaprior import DNAPriorDenoise, DNAPriorDenoiseD, DNAPriorDenoised, DNAPriorDenoiseDict, denoising_records
+from monai_dnaprior import (
+    Denoise,
+    DenoiseD,
+    Denoised,
+    DenoiseDict,
+    DNAPriorDenoise,
+    DNAPriorDenoiseD,
+    DNAPriorDenoised,
+    DNAPriorDenoiseDict,
+    denoising_records,
+)
 
 STEPS = 10
 
@@ -54,12 +64,34 @@ def chain() -> Compose:
     )
 
 
-def test_array_and_dictionary_forms_never_drift() -> None:
-    array, dictionary = (dict(inspect.signature(form).parameters) for form in (DNAPriorDenoise, DNAPriorDenoised))
-    assert list(dictionary) == ["keys", *array, "allow_missing_keys"]
+FORMS = [(DNAPriorDenoise, DNAPriorDenoised), (Denoise, Denoised)]
+
+
+@pytest.mark.parametrize("forms", FORMS, ids=["dna-prior", "any"])
+def test_array_and_dictionary_forms_never_drift(forms: tuple[type, type]) -> None:
+    array, dictionary = (dict(inspect.signature(form).parameters) for form in forms)
+    names = [name for name in dictionary if name not in ("keys", "allow_missing_keys")]
+    assert names == list(array)
     assert all(dictionary[name] == array[name] for name in array)
-    assert all(parameter.kind is parameter.KEYWORD_ONLY for parameter in array.values())
+    keyword_only = [name for name, parameter in array.items() if parameter.kind is parameter.KEYWORD_ONLY]
+    assert [name for name in array if name not in keyword_only] in ([], ["method", "options"])
+
+
+def test_aliases_name_the_dictionary_forms() -> None:
     assert DNAPriorDenoiseD is DNAPriorDenoiseDict is DNAPriorDenoised
+    assert DenoiseD is DenoiseDict is Denoised
+
+
+def test_the_general_transform_takes_any_method_with_its_options() -> None:
+    image = noisy_volume()
+    assert torch.equal(Denoise("identity")(image), image)
+    expected = DNAPriorDenoise(steps=STEPS, seed=2)(image)
+    assert torch.equal(Denoise("dna-prior", steps=STEPS, seed=2)(image), expected)
+    filtered = Denoised("image", "tv", sigma=0.2, residual=True)({"image": MetaTensor(image)})
+    assert {record["stop_reason"] for record in denoising_records(filtered["image"])} == {"filter"}
+    torch.testing.assert_close(bits(filtered["image"]) + bits(filtered["image_residual"]), image, rtol=0, atol=1e-3)
+    with pytest.raises(ValueError, match="is no known denoiser"):
+        Denoised("image", "bm4d")
 
 
 @pytest.mark.usefixtures("global_random_state_is_left_alone")
