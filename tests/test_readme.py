@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from monai_dnaprior import priors
+from monai_dnaprior import list_denoisers, priors
 from monai_dnaprior.__main__ import main
 from monai_dnaprior.result import STOP_REASONS
 
@@ -61,6 +61,20 @@ def test_bundle_command_runs_as_shown(text: str, folder: Path, nifti_path: Path,
     ]
     subprocess.run([*command, "--steps", "10", "--device", "cpu"], cwd=folder, check=True, capture_output=True)
     assert (tmp_path / "out" / "case_denoised.nii.gz").exists()
+
+
+def test_comparison_command_runs_as_shown(nifti_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nifti_path.rename(tmp_path / "scan.nii.gz")
+    monkeypatch.chdir(tmp_path)
+    block = next(block for block in blocks(README, "bash") if "compare" in block)
+    assert main([*shlex.split(block)[1:], "--steps", "10", "--quiet"]) == 0
+    names = ["table.md", "table.csv", "grid.png", "plot.png"]
+    assert all((tmp_path / "comparison" / name).stat().st_size > 0 for name in names)
+
+
+def test_number_of_denoisers_is_right() -> None:
+    assert len(list_denoisers()) == 14
+    assert "Fourteen denoisers" in README
 
 
 def test_commands_are_targets_of_the_makefile() -> None:

@@ -1,0 +1,122 @@
+"""The table of DNA-Prior's paper, measured: 7 modalities, 3 noise levels, every per-image system.
+
+Runs into a folder, and goes on where it stopped; the table is written to benchmarks/results/ after every cell.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import monai
+import numpy as np
+import torch
+from skimage.io import imread
+
+from monai_dnaprior import __version__
+from monai_dnaprior.compare import Case, Row, compare
+from monai_dnaprior.noise import add_noise
+
+RESULTS = Path(__file__).parent / "results"
+SIDE = 128
+SIGMAS = (15, 25, 50)
+CROPS = {  # modality: image, first row, first column of the 128×128 crop
+    "microscopy": ("microscopy/dsb_29780b28.png", 100, 0),
+    "mri": ("mri/pgbm002_t2_a.png", 192, 192),
+    "pet": ("pet/qinhn0024_cor056.png", 0, 0),
+    "ct": ("ct/tcga_0026.png", 200, 100),
+    "endoscopy": ("endoscopy/kvasir_test_028.png", 100, 100),
+    "histopathology": ("histopathology/breakhis_B_TA_14_16184CD_400_024.png", 100, 200),
+    "ultrasound": ("ultrasound/busi_benign_026.png", 40, 200),
+}
+COLOUR = ("endoscopy", "histopathology")
+METHODS = (
+    "wavelet tv bm3d bm3d-given nl-means gaussian median dip dip-tv wire ds-n2n dsp self2self dna-prior-paper dna-prior"
+).split()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data/images"), help="folder of the modalities")
+    parser.add_argument("--methods", default=",".join(METHODS), help="columns to measure, with commas")
+    parser.add_argument("--output", type=Path, default=Path("demo/table1"), help="folder for what is denoised")
+    parser.add_argument("--full", action="store_true", help="whole images in place of crops (for GPU machines)")
+    options = parser.parse_args()
+    rows: list[Row] = []
+    for label in options.methods.split(","):
+        for sigma in SIGMAS:
+            for modality in CROPS:
+                case = make_case(options.data, modality, sigma, full=options.full)
+                rows += compare([case], {label: method(label, sigma)}, options.output / f"{case.name}-{label}")
+                write(rows, "table1-full" if options.full else "table1")
+
+
+def method(label: str, sigma: int) -> tuple[str, dict[str, Any]]:
+    """A column: a denoiser and its options."""
+    if label == "bm3d-given":
+        return "bm3d", {"sigma": sigma / 255}
+    if label == "dna-prior-paper":
+        return "dna-prior", {"preset": "paper"}
+    return label, {}
+
+
+def make_case(data: Path, modality: str, sigma: int, *, full: bool) -> Case:
+    """The clean image in [0, 1] and the same with seeded noise."""
+    name, row, column = CROPS[modality]
+    image = np.atleast_3d(imread(data / name))[..., :3].astype(np.float64)
+    if modality == "ct":
+        image = (image - 1024 + 1000) / 1400  # Hounsfield units from -1000 to 400
+    elif modality in ("mri", "pet"):
+        image = image / np.percentile(image, 99.9)
+    else:
+        image = image / 255
+    if modality not in COLOUR:
+        image = image.mean(-1, keepdims=True)
+    if not full:
+        row, column = (max(0, min(first, side - SIDE)) for first, side in zip((row, column), image.shape, strict=False))
+        image = image[row : row + SIDE, column : column + SIDE]
+    clean = torch.tensor(np.moveaxis(image.clip(0, 1), -1, 0), dtype=torch.float32)[None]
+    return Case(f"{modality}-{sigma}", add_noise(clean, f"gaussian:{sigma}", seed=sigma), clean)
+
+
+def write(rows: list[Row], name: str) -> None:
+    """The rows as JSON with the machine and the versions, joined to what was measured before, and as a table."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    before = json.loads(path.read_text())["rows"] if path.exists() else []
+    cells = {(row["image"], row["method"]): row for row in before}
+    for row in rows:
+        names = ("image", "method", "psnr", "ssim", "sigma", "steps", "stop_reason", "seconds", "megabytes", "error")
+        cells[row.image, row.method] = {name: getattr(row, name) for name in names}
+    versions = {"monai_dnaprior": __version__, "torch": torch.__version__, "monai": monai.__version__}
+    machine = {"processor": platform.machine(), "threads": torch.get_num_threads(), "python": platform.python_version()}
+    versions["scikit-image"] = version("scikit-image")
+    path.write_text(
+        json.dumps({"machine": machine, "versions": versions, "rows": list(cells.values())}, indent=1) + "\n"
+    )
+    path.with_suffix(".md").write_text(table(cells))
+
+
+def table(cells: dict[tuple[str, str], dict[str, Any]]) -> str:
+    """PSNR in dB: a row an image and noise level, a column a method, and the means over what was measured."""
+    columns = [label for label in METHODS if any(label == method for _, method in cells)]
+    lines = ["| image | σ | " + " | ".join(columns) + " |", "|" + " --- |" * (len(columns) + 2)]
+    for modality in CROPS:
+        for sigma in SIGMAS:
+            values = [cells.get((f"{modality}-{sigma}", label), {}).get("psnr") for label in columns]
+            texts = ["" if value is None else f"{value:.2f}" for value in values]
+            lines.append(f"| {modality} | {sigma} | " + " | ".join(texts) + " |")
+    means = []
+    for label in columns:
+        measured = [row["psnr"] for (_, method), row in cells.items() if method == label and row["psnr"] is not None]
+        full = len(measured) == len(CROPS) * len(SIGMAS)
+        means.append(f"{np.mean(measured):.2f}" if full else f"({len(measured)} of {len(CROPS) * len(SIGMAS)})")
+    return "\n".join([*lines, "| mean | | " + " | ".join(means) + " |"]) + "\n"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""The comparison: every kind of input, honest rows, and going on where it stopped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from skimage.io import imread, imsave
+from test_reader import axial, write_series
+
+from monai_dnaprior import compare as room
+from monai_dnaprior.__main__ import main
+from monai_dnaprior.compare import Case, compare, correlation, decibels, load_cases, read_rows, to_unit
+
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {"tv": ("tv", {}), "median": ("median", {})}
+
+
+@pytest.fixture
+def picture(tmp_path: Path, clean_slice: torch.Tensor) -> Path:
+    path = tmp_path / "slice.png"
+    imsave(path, (255 * clean_slice[0, 0].numpy()).astype(np.uint8), check_contrast=False)
+    return path
+
+
+@pytest.fixture
+def case(clean_slice: torch.Tensor, noisy_slice: torch.Tensor) -> Case:
+    return Case("slice", noisy_slice, clean_slice)
+
+
+def test_pictures_scans_and_series_are_read(picture: Path, nifti_path: Path, tmp_path: Path) -> None:
+    colour = tmp_path / "colour.png"
+    imsave(colour, np.arange(12 * 9 * 3, dtype=np.uint8).reshape(12, 9, 3), check_contrast=False)
+    pixels = np.random.default_rng(0).integers(0, 1000, (3, 16, 20))
+    write_series(tmp_path / "1.2.840.5", pixels, positions=axial(3), orientation=(1, 0, 0, 0, 1, 0))
+    cases = load_cases([picture, colour, nifti_path, tmp_path / "1.2.840.5"], noise="gaussian:25")
+    assert [case.name for case in cases] == ["slice", "colour", "case", "1.2.840.5"]
+    assert [tuple(case.noisy.shape[1:]) for case in cases] == [(1, 96, 80), (3, 12, 9), (1, 24, 20), (1, 16, 20)]
+    for case in cases:
+        assert case.clean is not None
+        assert 0 <= case.clean.min() <= case.clean.max() <= 1
+        assert (case.noisy - case.clean).std().item() == pytest.approx(25 / 255, rel=0.2)
+    torch.testing.assert_close(cases[0].clean, torch.tensor(imread(picture) / 255.0)[None, None].float())
+    expected = to_unit(pixels[1], like=pixels[1])[0].clamp(0, 1)  # the middle slice, rows from the front
+    torch.testing.assert_close(cases[3].clean, expected[None, None])
+
+
+def test_rows_hold_what_was_measured(case: Case, tmp_path: Path) -> None:
+    rows = compare([case], METHODS, tmp_path)
+    assert [row.method for row in rows] == ["tv", "median"]
+    for row in rows:
+        denoised = torch.from_numpy(np.load(tmp_path / "denoised" / f"slice-{row.method}.npy"))
+        assert row.psnr == pytest.approx(decibels(denoised, case.clean), abs=0.01)
+        assert row.psnr > decibels(case.noisy, case.clean) + 3
+        assert 0 < row.ssim < 1
+        assert row.sigma == pytest.approx(25, rel=0.1)
+        assert row.stop_reason == "filter"
+        assert row.image_correlation == pytest.approx(correlation(case.noisy - denoised, denoised), abs=0.001)
+    assert read_rows(tmp_path / "table.csv") == rows
+    table = (tmp_path / "table.md").read_text()
+    best = max(rows, key=lambda row: row.psnr)
+    assert f"**{best.psnr}**" in table
+    for name in ("grid.png", "plot.png"):
+        assert np.ptp(imread(tmp_path / name)) > 100
+
+
+def test_without_a_clean_image_it_still_compares(case: Case, tmp_path: Path) -> None:
+    rows = compare([Case("slice", case.noisy, None)], METHODS, tmp_path)
+    assert all(row.psnr is None and row.residual_correlation is not None for row in rows)
+    assert "psnr" not in (tmp_path / "table.md").read_text()
+    assert (tmp_path / "plot.png").exists()
+
+
+def test_a_method_that_fails_is_a_row_that_says_why(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "bm3d", None)
+    rows = compare([case], {"bm3d": ("bm3d", {}), **METHODS}, tmp_path)
+    assert "ImportError: bm3d needs the package" in rows[0].error
+    assert [bool(row.error) for row in rows] == [True, False, False]
+    assert "pip install" in (tmp_path / "table.md").read_text()
+
+
+def test_it_goes_on_where_it_stopped_and_starts_over_what_changed(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = compare([case], {"tv": METHODS["tv"]}, tmp_path)
+    ran: list[str] = []
+    run_method = room.run_method
+
+    def remember(case: Case, label: str, *rest: Any) -> Any:
+        ran.append(label)
+        return run_method(case, label, *rest)
+
+    monkeypatch.setattr(room, "run_method", remember)
+    rows = compare([case], METHODS, tmp_path)
+    assert ran == ["median"]
+    assert rows[0] == first[0]
+    compare([case], {"tv": ("tv", {"sigma": 0.05}), "median": METHODS["median"]}, tmp_path)
+    assert ran == ["median", "tv"]
+
+
+def test_metrics_have_their_closed_forms() -> None:
+    clean = torch.full((1, 1, 8, 8), 0.5)
+    assert decibels(clean + 0.1, clean) == pytest.approx(20, abs=1e-3)
+    assert decibels(clean + 7, clean) == pytest.approx(-20 * np.log10(0.5))  # clipped to 1
+    ramp = torch.arange(64.0).reshape(1, 1, 8, 8)
+    assert correlation(ramp, 3 - 2 * ramp) == pytest.approx(-1)
+    assert correlation(ramp, clean) == 0
+
+
+def test_command_line_on_pairs(picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    noisy = tmp_path / "noisy.png"
+    pixels = imread(picture) + np.random.default_rng(0).normal(0, 20, (96, 80))
+    imsave(noisy, pixels.clip(0, 255).astype(np.uint8), check_contrast=False)
+    command = ["compare", str(noisy), "--reference", str(picture), "--methods", "tv,dna-prior", "--steps", "10"]
+    assert main([*command, "--output", str(tmp_path / "out")]) == 0
+    shown = capsys.readouterr().out
+    assert "| noisy | tv |" in shown
+    assert "| noisy | dna-prior |" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["absent.png", "--methods", "tv"], "absent.png does not exist"),
+        (["{picture}", "--methods", "tv,magic"], "methods='tv,magic' must be names of dna-prior"),
+        (["{picture}", "--methods", "tv", "--noise", "salt:3"], "noise='salt:3' must be one of gaussian"),
+        (["{picture}", "--methods", "tv", "--reference", "{picture}", "{picture}"], "reference has 2 images"),
+        (["{nifti}", "--methods", "tv", "--slice", "9"], "slice=9 is not in"),
+    ],
+)
+def test_bad_calls_are_one_line_and_leave_nothing(
+    arguments: list[str], message: str, picture: Path, nifti_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    given = [argument.format(picture=picture, nifti=nifti_path) for argument in arguments]
+    assert main(["compare", *given, "--output", str(tmp_path / "out")]) == 2
+    shown = capsys.readouterr()
+    assert message in shown.err
+    assert shown.err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
