@@ -20,11 +20,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .denoisers import create_denoiser
+from .figures import Panel, busiest_window, draw_grid, draw_points
 from .noise import add_noise, estimate_sigma, noise_correlation
 from .reader import ScanReader, scan_stem
 
 PICTURE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
-CROP = 64
 SAMPLE_EVERY = 0.01  # seconds between looks at the memory in use
 
 
@@ -165,8 +165,8 @@ def compare(
         rows.append(row)
         write_rows(rows, folder / "table.csv")
     (folder / "table.md").write_text(markdown(rows))
-    draw_grid(cases, list(methods), folder)
-    draw_plot(rows, folder / "plot.png")
+    draw_grid(list(strips(cases, list(methods), folder)), folder / "grid.png")
+    draw_quality(rows, folder / "plot.png")
     return rows
 
 
@@ -294,63 +294,31 @@ def markdown(rows: Sequence[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def draw_grid(cases: Sequence[Case], labels: Sequence[str], folder: Path) -> None:
-    """For every image three rows: whole, a crop where most happens, and what was removed."""
-    figure_class = matplotlib_figure()
-    figure = figure_class(figsize=(2.2 * (len(labels) + 2), 6.6 * len(cases)), layout="constrained")
-    axes = figure.subplots(3 * len(cases), len(labels) + 2, squeeze=False)
-    for axis in axes.flat:
-        axis.axis("off")
-    for number, case in enumerate(cases):
-        panels = {"noisy": case.noisy} | ({"clean": case.clean} if case.clean is not None else {})
+def strips(cases: Sequence[Case], labels: Sequence[str], folder: Path) -> Iterator[list[Panel]]:
+    """For every image the panels of the picture: noisy, clean if known, and every output with what it removed."""
+    for case in cases:
+        window = busiest_window(case.noisy if case.clean is None else case.clean)
+        limit = 3 * max(estimate_sigma(case.noisy).item(), 0.01)
+        images = {"noisy": case.noisy} | ({} if case.clean is None else {"clean": case.clean})
         for label in labels:
             stored = folder / "denoised" / f"{case.name}-{label}.npy"
             if stored.exists():
-                panels[label] = torch.from_numpy(np.load(stored))
-        window = busiest_window(case.noisy if case.clean is None else case.clean)
-        limit = 3 * max(estimate_sigma(case.noisy).item(), 0.01)
-        for column, (label, image) in enumerate(panels.items()):
-            whole, crop, rest = axes[3 * number : 3 * number + 3, column]
-            quality = "" if case.clean is None or label == "clean" else f"\n{decibels(image, case.clean):.2f} dB"
-            whole.set_title((f"{case.name}\n" if column == 0 else "") + label + quality, fontsize=8)
-            show(whole, image)
-            show(crop, image[window])
-            if label not in ("noisy", "clean"):
-                show(rest, (case.noisy - image) / (2 * limit) + 0.5)
-                rest.set_title("removed", fontsize=7)
-    figure.savefig(folder / "grid.png", dpi=110)
+                images[label] = torch.from_numpy(np.load(stored))
+        panels = []
+        for label, image in images.items():
+            title = f"{case.name}\n{label}" if label == "noisy" else label
+            if case.clean is not None and label != "clean":
+                title += f"\n{decibels(image, case.clean):.2f} dB"
+            removed = None if label in ("noisy", "clean") else (case.noisy - image) / (2 * limit) + 0.5
+            panels.append(Panel(title, image[0], image[window][0], None if removed is None else removed[0]))
+        yield panels
 
 
-def show(axis: Any, image: Tensor) -> None:
-    pixels = image[0].clamp(0, 1).movedim(0, -1).numpy()
-    axis.imshow(pixels if pixels.shape[-1] == 3 else pixels[..., 0], cmap="gray", vmin=0, vmax=1)
-
-
-def busiest_window(image: Tensor) -> tuple[Any, ...]:
-    """The window of 64×64 pixels, or the whole of a smaller image, in which intensities vary most."""
-    height, width = image.shape[-2:]
-    rows, columns = (range(0, max(1, side - CROP + 1), CROP // 2) for side in (height, width))
-    windows = [(..., slice(row, row + CROP), slice(column, column + CROP)) for row in rows for column in columns]
-    return max(windows, key=lambda window: image[window].std().item())
-
-
-def draw_plot(rows: Sequence[Row], path: Path) -> None:
+def draw_quality(rows: Sequence[Row], path: Path) -> None:
     """Quality over time, a point a row; without clean images, the correlation of what was removed with the output."""
-    figure = matplotlib_figure()(figsize=(6, 4), layout="constrained")
-    axis = figure.subplots()
     quality = "psnr" if any(row.psnr is not None for row in rows) else "image_correlation"
-    for label in dict.fromkeys(row.method for row in rows):
-        points = [(row.seconds, getattr(row, quality)) for row in rows if row.method == label and not row.error]
-        if points:
-            axis.plot(*zip(*points, strict=True), "o", label=label)
-    axis.set(xscale="log", xlabel="seconds", ylabel={"psnr": "PSNR, dB"}.get(quality, "removed–output correlation"))
-    axis.legend(fontsize=7)
-    figure.savefig(path, dpi=110)
-
-
-def matplotlib_figure() -> type:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("the pictures need matplotlib: pip install 'monai-dnaprior[report]'.") from error
-    return Figure
+    points = {
+        label: [(row.seconds or 0.0, getattr(row, quality)) for row in rows if row.method == label and not row.error]
+        for label in dict.fromkeys(row.method for row in rows)
+    }
+    draw_points(points, path, label="PSNR, dB" if quality == "psnr" else "correlation of removed and output")
