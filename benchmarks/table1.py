@@ -8,16 +8,15 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import monai
 import numpy as np
 import torch
 from skimage.io import imread
 
-from monai_dnaprior import __version__
 from monai_dnaprior.compare import Case, Row, compare
 from monai_dnaprior.noise import add_noise
 
@@ -52,7 +51,8 @@ def main() -> None:
             for modality in CROPS:
                 case = make_case(options.data, modality, sigma, full=options.full)
                 rows += compare([case], {label: method(label, sigma)}, options.output / f"{case.name}-{label}")
-                write(rows, "table1-full" if options.full else "table1")
+                name = "table1-full" if options.full else "table1"
+                (RESULTS / f"{name}.md").write_text(table(merge(rows, name)))
 
 
 def method(label: str, sigma: int) -> tuple[str, dict[str, Any]]:
@@ -83,22 +83,21 @@ def make_case(data: Path, modality: str, sigma: int, *, full: bool) -> Case:
     return Case(f"{modality}-{sigma}", add_noise(clean, f"gaussian:{sigma}", seed=sigma), clean)
 
 
-def write(rows: list[Row], name: str) -> None:
-    """The rows as JSON with the machine and the versions, joined to what was measured before, and as a table."""
+def merge(rows: list[Row], name: str) -> dict[tuple[str, str], dict[str, Any]]:
+    """Write the rows, joined to what was measured before, with the machine and the versions; give all cells."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     before = json.loads(path.read_text())["rows"] if path.exists() else []
     cells = {(row["image"], row["method"]): row for row in before}
     for row in rows:
-        names = ("image", "method", "psnr", "ssim", "sigma", "steps", "stop_reason", "seconds", "megabytes", "error")
-        cells[row.image, row.method] = {name: getattr(row, name) for name in names}
-    versions = {"monai_dnaprior": __version__, "torch": torch.__version__, "monai": monai.__version__}
-    machine = {"processor": platform.machine(), "threads": torch.get_num_threads(), "python": platform.python_version()}
-    versions["scikit-image"] = version("scikit-image")
-    path.write_text(
-        json.dumps({"machine": machine, "versions": versions, "rows": list(cells.values())}, indent=1) + "\n"
-    )
-    path.with_suffix(".md").write_text(table(cells))
+        cells[row.image, row.method] = {key: value for key, value in asdict(row).items() if key != "key"}
+    packages = ("torch", "monai", "scikit-image", "monai-dnaprior")
+    about = {
+        "machine": {"processor": platform.machine(), "threads": torch.get_num_threads()},
+        "versions": {"python": platform.python_version(), **{package: version(package) for package in packages}},
+    }
+    path.write_text(json.dumps({**about, "rows": list(cells.values())}, indent=1) + "\n")
+    return cells
 
 
 def table(cells: dict[tuple[str, str], dict[str, Any]]) -> str:

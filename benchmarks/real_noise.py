@@ -1,0 +1,35 @@
+"""Real noise: pairs of noisy and averaged images, quality where noise is strong and harm where there is hardly any."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from table1 import METHODS, RESULTS, merge, method
+
+from monai_dnaprior.compare import Row, compare, decibels, load_cases, markdown
+
+GROUPS = {"fluorescence": "fmd_*_noisy.png", "mri": "*_noisy.png", "ct": "*_noisy.png"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data/pairs"), help="folder of the pairs")
+    parser.add_argument("--groups", default=",".join(GROUPS), help="with commas")
+    parser.add_argument("--methods", default=",".join(name for name in METHODS if name != "bm3d-given"))
+    parser.add_argument("--output", type=Path, default=Path("demo/real_noise"), help="folder for what is denoised")
+    options = parser.parse_args()
+    rows: list[Row] = []
+    for group in options.groups.split(","):
+        for noisy in sorted((options.data / group).glob(GROUPS[group])):
+            (case,) = load_cases([noisy], references=[str(noisy).replace("_noisy", "_clean")])
+            assert case.clean is not None
+            rows.append(Row(case.name, "noisy", psnr=round(decibels(case.noisy, case.clean), 2)))
+            methods = {label: method(label, 0) for label in options.methods.split(",")}
+            rows += compare([case], methods, options.output / case.name)
+            cells = merge(rows, "real_noise")
+            (RESULTS / "real_noise.md").write_text(markdown([Row(**cell) for cell in cells.values()]))
+
+
+if __name__ == "__main__":
+    main()
