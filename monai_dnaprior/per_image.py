@@ -19,7 +19,7 @@ from .noise import estimate_sigma, varying_pixels
 from .result import Record, Result, check_noisy
 
 STOPPING = ("discrepancy", "variance", "steps")
-UNDER_FITTED = 1.1  # residual over noise level at which anatomy, too, must have been left out
+UNDER_FITTED = 1.1  # residual over noise level at which anatomy, too, must be in it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,9 @@ class PerImageFit:
         learning_rate: of Adam, or of the optimiser that the method names.
         averaging: the output is the running average of the network's outputs with this memory; 0 takes the last.
         stopping: ``"discrepancy"`` ends the fit when the residual has fallen to the estimated noise level less
-            ``margin``, ``"variance"`` when the outputs' moving variance rises, ``"steps"`` at the last step only.
+            ``margin``, and at the last step scales what was removed down to the noise level, so that never more than
+            that is removed; ``"variance"`` ends it when the outputs' moving variance rises, ``"steps"`` at the last
+            step only.
         margin: see ``stopping``. At the noise level itself a fit is still too smooth, the more so the less noise.
         clean_sigma: images with less estimated noise than this are given back as they came.
         seed: the network's initial weights depend on it alone; the rest of a fit's randomness on a hash of it, the
@@ -146,7 +148,8 @@ class PerImageFit:
             where=where,
         )
         trace = tuple((step, loss, residual * span) for step, loss, residual in result.trace)
-        return replace(result, image=result.image * span + offset, trace=trace)
+        result = replace(result, image=result.image * span + offset, trace=trace)
+        return at_most_the_noise(result, noisy, sigma) if self.stopping == "discrepancy" else result
 
 
 def checked_module(network: Callable[..., Any]) -> nn.Module:
@@ -163,14 +166,22 @@ def check_not_negative(**values: float | None) -> None:
             raise ValueError(f"{name}={value} must be a finite number, 0 or more.")
 
 
+def at_most_the_noise(result: FitResult, noisy: Tensor, sigma: float) -> FitResult:
+    """The result, with what was removed scaled down to the noise level where the fit was cut short above it."""
+    residual = result.trace[-1][2]
+    if result.stop_reason != "steps" or residual <= sigma:
+        return result
+    return replace(result, image=noisy + (result.image - noisy) * (sigma / residual))
+
+
 def fitted_record(record: Record, result: FitResult, seed: int) -> Record:
-    """The record of a slice that was fitted, with a warning where the result should not be trusted."""
+    """The record of a slice that was fitted, with a warning where the fit fell short."""
     residual, warnings = result.trace[-1][2], []
     if result.stop_reason == "non-finite":
         residual = 0.0
         warnings.append("the fit failed twice; the input is given back")
     elif result.stop_reason == "steps" and residual > UNDER_FITTED * record.sigma:
-        warnings.append(f"under-fitted: more than {UNDER_FITTED} times the noise level was removed; allow more steps")
+        warnings.append(f"under-fitted: after {result.steps} steps more than the noise was left over; allow more steps")
     return replace(
         record,
         steps=result.steps,

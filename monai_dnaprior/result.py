@@ -24,10 +24,10 @@ class Record:
         seconds: wall time.
         seed: of the fit's fixed input and input noise: a hash of the user's seed, the voxels and the slice index.
         tv_weight: the weight of the total variation that was used, if any.
-        residual: RMS of input minus output, over the pixels that differ from a neighbour (an empty background has no
-            noise to compare with).
+        residual: RMS of input minus what was fitted, over the pixels that differ from a neighbour (an empty background
+            has no noise to compare with).
         trace: (step, loss, residual) on the way.
-        warnings: why the result should not be trusted, in words.
+        warnings: where the method fell short, in words.
     """
 
     sigma: float

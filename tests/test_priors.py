@@ -81,6 +81,17 @@ def test_a_fit_cut_short_says_so(noisy_slice: Tensor) -> None:
     assert "under-fitted" in record.warnings[0]
 
 
+def test_never_more_than_the_noise_is_removed_unless_steps_alone_are_asked_for(noisy_slice: Tensor) -> None:
+    removed = {}
+    for stopping in ("discrepancy", "steps"):
+        result = DNAPrior(**SHORT, stopping=stopping)(noisy_slice)
+        removed[stopping] = noisy_slice - result.image
+    sigma = result.records[0].sigma
+    assert removed["discrepancy"].square().mean().sqrt().item() == pytest.approx(sigma, rel=0.01)
+    scale = sigma / result.records[0].residual
+    torch.testing.assert_close(removed["discrepancy"], scale * removed["steps"], rtol=1e-3, atol=1e-5)
+
+
 def test_images_without_noise_are_given_back() -> None:
     ramp = torch.linspace(0, 1, 32).expand(1, 1, 32, 32)
     result = DNAPrior()(ramp)
