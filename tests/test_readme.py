@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import re
 import shlex
@@ -88,6 +89,21 @@ def test_table_is_the_measured_one() -> None:
     rows = json.loads((ROOT / "benchmarks" / "results" / "quality.json").read_text())["rows"]
     for row in rows:
         assert "| " + " | ".join(str(value) for value in row.values()) + " |" in README
+
+
+def test_command_of_the_table_writes_it_anew(tmp_path: Path, few_steps: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    quality = importlib.import_module("quality")
+    monkeypatch.setattr(quality, "RESULTS", tmp_path)
+    monkeypatch.setattr(quality, "README", tmp_path / "README.md")
+    monkeypatch.setattr("sys.argv", ["quality.py"])
+    (tmp_path / "README.md").write_text(README)
+    quality.main()
+    rows = json.loads((tmp_path / "quality.json").read_text())["rows"]
+    assert [(row["sigma"], row["steps"]) for row in rows] == [(15, 10), (25, 10), (50, 10)]
+    written = (tmp_path / "README.md").read_text()
+    assert written.split("<!-- quality -->")[0] == README.split("<!-- quality -->")[0]
+    assert written != README
 
 
 def test_stop_reasons_are_all_explained() -> None:
