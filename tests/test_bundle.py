@@ -149,6 +149,17 @@ def test_inferer_takes_tensors_and_batches_and_leaves_the_network_alone(batch: i
     assert all(torch.equal(before[name], weight) for name, weight in network.state_dict().items())
 
 
+def test_inferer_starts_from_the_network_it_is_given() -> None:
+    images = torch.rand(1, 1, 16, 20, generator=torch.Generator().manual_seed(0))
+    denoiser = create_denoiser("dna-prior", steps=STEPS)
+    outputs = [
+        DNAPriorInferer(denoiser)(inputs=images, network=create_denoiser("dna-prior", seed=seed).network(1))
+        for seed in (0, 7)
+    ]
+    assert torch.equal(outputs[0][0], DNAPriorDenoise(steps=STEPS)(images[0]))
+    assert not torch.equal(*outputs)
+
+
 def test_records_reach_the_output_of_the_evaluator(nifti_path: Path, tmp_path: Path) -> None:
     workflow = create_workflow(
         config_file=str(CONFIG),
