@@ -70,7 +70,10 @@ def table(rows: list[dict[str, float | int | str]]) -> str:
 def write_table(text: str) -> None:
     before, rest = README.read_text().split("<!-- quality -->")
     after = rest.split("<!-- /quality -->")[1]
-    caption = "PSNR on that slice with Gaussian noise added, on one CPU core (`python benchmarks/quality.py`):"
+    caption = (
+        "PSNR on that slice, one of those the defaults were chosen on, with Gaussian noise added "
+        "(`python benchmarks/quality.py`, one CPU core):"
+    )
     README.write_text(f"{before}<!-- quality -->\n{caption}\n\n{text}\n<!-- /quality -->{after}")
     print(text)
 

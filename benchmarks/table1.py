@@ -102,8 +102,9 @@ def merge(rows: list[Row], name: str) -> dict[tuple[str, str], dict[str, Any]]:
 
 def table(cells: dict[tuple[str, str], dict[str, Any]]) -> str:
     """PSNR in dB: a row an image and noise level, a column a method, and the means over what was measured."""
+    about = "PSNR, dB. Development images: the defaults of dna-prior were chosen on some of them.\n"
     columns = [label for label in METHODS if any(label == method for _, method in cells)]
-    lines = ["| image | σ | " + " | ".join(columns) + " |", "|" + " --- |" * (len(columns) + 2)]
+    lines = [about, "| image | σ | " + " | ".join(columns) + " |", "|" + " --- |" * (len(columns) + 2)]
     for modality in CROPS:
         for sigma in SIGMAS:
             values = [cells.get((f"{modality}-{sigma}", label), {}).get("psnr") for label in columns]
