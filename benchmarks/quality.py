@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from monai_dnaprior import __version__, create_denoiser
+from monai_dnaprior.compare import decibels
 
 RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parent.parent / "README.md"
@@ -53,10 +54,6 @@ def measure(sigma: int) -> dict[str, float | int | str]:
         "stop_reason": record.stop_reason,
         "seconds": round(record.seconds, 1),
     }
-
-
-def decibels(image: torch.Tensor, clean: torch.Tensor) -> float:
-    return -10 * torch.log10((image.clamp(0, 1) - clean).square().mean()).item()
 
 
 def table(rows: list[dict[str, float | int | str]]) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -268,13 +268,8 @@ def read_rows(path: Path) -> list[Row]:
         return []
     kinds = {"steps": int, "image": str, "method": str, "stop_reason": str, "error": str, "key": str}
     with path.open(newline="") as file:
-        return [
-            Row(**{name: kinds.get(name, float)(text) for name, text in row.items() if text}) for row in rows_of(file)
-        ]
-
-
-def rows_of(file: TextIO) -> Iterator[dict[str, Any]]:
-    yield from csv.DictReader(file)
+        stored: Iterator[dict[str, Any]] = csv.DictReader(file)
+        return [Row(**{name: kinds.get(name, float)(text) for name, text in row.items() if text}) for row in stored]
 
 
 def markdown(rows: Sequence[Row]) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -68,12 +70,10 @@ class SkipNet(nn.Module):
         )
         self.input_channels = input_channels
         self.multiple = 2**scales
-        with torch.device("meta"):  # no weights yet, so no draw from the global random state
+        with seeded_weights(self, seed):
             self.body = scale(input_channels, width, skip_channels, padding, depth=scales)
             self.head = nn.Conv2d(width, channels, 1)
             self.output = nn.Sigmoid() if sigmoid else nn.Identity()
-        self.to_empty(device="cpu")
-        initialise(self, torch.Generator().manual_seed(seed))
 
     def forward(self, z: Tensor) -> Tensor:
         height, width = z.shape[-2:]
@@ -222,12 +222,10 @@ class GaborNet(nn.Module):
     ) -> None:
         super().__init__()
         self.omega, self.scale = omega, scale
-        with torch.device("meta"):
+        with seeded_weights(self, seed):
             self.first = nn.Linear(2, hidden)
             self.rest = nn.ModuleList(nn.Linear(hidden, hidden, dtype=torch.cfloat) for _ in range(layers))
             self.head = nn.Linear(hidden, channels, dtype=torch.cfloat)
-        self.to_empty(device="cpu")
-        initialise(self, torch.Generator().manual_seed(seed))
 
     def forward(self, coordinates: Tensor) -> Tensor:
         features = gabor(self.first(coordinates), self.omega, self.scale)
@@ -248,6 +246,15 @@ def coordinate_grid(height: int, width: int) -> Tensor:
     [[-1.0, -1.0], [-1.0, 1.0], [1.0, -1.0], [1.0, 1.0]]
     """
     return torch.cartesian_prod(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width))
+
+
+@contextmanager
+def seeded_weights(network: nn.Module, seed: int) -> Iterator[None]:
+    """Build the layers of a network inside this, and its weights come from the seed, not the global random state."""
+    with torch.device("meta"):  # no weights yet, so nothing is drawn
+        yield
+    network.to_empty(device="cpu")
+    initialise(network, torch.Generator().manual_seed(seed))
 
 
 def initialise(network: nn.Module, generator: torch.Generator) -> None:

@@ -13,7 +13,7 @@ from torch.nn.functional import conv2d, interpolate, leaky_relu, max_pool2d, pad
 
 from .fit import Objective
 from .losses import squared_error
-from .networks import initialise
+from .networks import seeded_weights
 from .per_image import PerImageFit
 
 DIAGONALS = ((0.5, 0.0), (0.0, 0.5)), ((0.0, 0.5), (0.5, 0.0))
@@ -77,7 +77,7 @@ class NoiseNet(nn.Module):
 
     def __init__(self, *, channels: int, width: int, seed: int) -> None:
         super().__init__()
-        with torch.device("meta"):
+        with seeded_weights(self, seed):
             self.convolutions = nn.Sequential(
                 nn.Conv2d(channels, width, 3, padding=1),
                 nn.LeakyReLU(0.2),
@@ -85,8 +85,6 @@ class NoiseNet(nn.Module):
                 nn.LeakyReLU(0.2),
                 nn.Conv2d(width, channels, 3, padding=1),
             )
-        self.to_empty(device="cpu")
-        initialise(self, torch.Generator().manual_seed(seed))
 
     def forward(self, image: Tensor) -> Tensor:
         return image - (image + self.convolutions(image))
@@ -178,7 +176,7 @@ class PartialUNet(nn.Module):
 
     def __init__(self, *, channels: int, width: int, scales: int, seed: int) -> None:
         super().__init__()
-        with torch.device("meta"):
+        with seeded_weights(self, seed):
             inputs = [channels, *[width] * scales]
             self.encoder = nn.ModuleList(PartialConvolution(size, width) for size in inputs)
             skips = [channels, *[width] * (scales - 1)]
@@ -189,8 +187,6 @@ class PartialUNet(nn.Module):
                 for skip, deep in zip(skips, [*[2 * width] * (scales - 1), width], strict=True)
             )
             self.head = nn.Conv2d(2 * width, channels, 3, padding=1)
-        self.to_empty(device="cpu")
-        initialise(self, torch.Generator().manual_seed(seed))
 
     def forward(self, image: Tensor, known: Tensor, dropout: float, generator: torch.Generator) -> Tensor:
         features, skips = image * known, [image * known]

@@ -10,15 +10,12 @@ from conftest import GUARDED, SHORT
 from torch import Tensor
 
 from monai_dnaprior import create_denoiser, priors
+from monai_dnaprior.compare import decibels
 from monai_dnaprior.losses import spectral_fidelity, squared_error, total_variation, variation
 from monai_dnaprior.networks import SkipNet, fixed_input
 from monai_dnaprior.priors import WIRE, DeepImagePrior, DeepSpectralPrior, DNAPrior, sigmoid_range
 
 pytestmark = GUARDED
-
-
-def decibels(image: Tensor, clean: Tensor) -> float:
-    return -10 * torch.log10((image.clamp(0, 1) - clean).square().mean()).item()
 
 
 def test_paper_preset_is_as_printed() -> None:
