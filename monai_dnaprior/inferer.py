@@ -61,13 +61,15 @@ class DNAPriorInferer(Inferer):
         denoiser = partial(self.denoiser, network=network)
         plain = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
         results = [denoise_volume(volume, denoiser, **self.slicing) for volume in plain]
-        output = convert_to_dst_type(torch.stack([image for image, _ in results]), dst=inputs, dtype=torch.float32)[0]
+        output = convert_to_dst_type(
+            torch.stack([result.image for result in results]), dst=inputs, dtype=torch.float32
+        )[0]
         if isinstance(output, MetaTensor):
-            output.meta[RECORDS_KEY] = [records_text(records) for _, records in results]
-        for _, records in results:
-            logger.info(summary(records))
-            for warning, count in Counter(text for record in records for text in record.warnings).items():
-                logger.warning("%d of %d slices: %s", count, len(records), warning)
+            output.meta[RECORDS_KEY] = [records_text(result.records) for result in results]
+        for result in results:
+            logger.info(summary(result.records))
+            for warning, count in Counter(text for record in result.records for text in record.warnings).items():
+                logger.warning("%d of %d slices: %s", count, len(result.records), warning)
         return output
 
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from .fit import Discrepancy, FitResult, MovingVariance, Objective, StoppingRule, fit, side_by_side
+from .fit import Discrepancy, FitResult, MovingVariance, Objective, StoppingRule, fit, root_mean_square, side_by_side
 from .noise import estimate_sigma, varying_pixels
 from .result import Record, Result, check_noisy
 
@@ -35,14 +35,15 @@ class PerImageFit:
         steps: at most this many optimisation steps.
         learning_rate: of Adam, or of the optimiser that the method names.
         averaging: the output is the running average of the network's outputs with this memory; 0 takes the last.
-        stopping: ``"discrepancy"`` ends the fit when the residual has fallen to the estimated noise level less
-            ``margin``, and at the last step scales what was removed down to the noise level, so that never more than
-            that is removed; ``"variance"`` ends it when the outputs' moving variance rises, ``"steps"`` at the last
-            step only.
-        margin: see ``stopping``. At the noise level itself a fit is still too smooth, the more so the less noise.
+        stopping: ``"discrepancy"`` ends the fit when the residual has fallen to ``discrepancy`` times the estimated
+            noise level, and scales what was removed down to the noise level where it is more; ``"variance"`` ends it
+            when the outputs' moving variance rises, ``"steps"`` at the last step only.
+        discrepancy: see ``stopping``. At the noise level itself a fit is still a little too smooth.
         clean_sigma: images with less estimated noise than this are given back as they came.
+        restarts: fits of each image, from inputs of their own; their mean is the result, and from two on their standard
+            deviation is its spread.
         seed: the network's initial weights depend on it alone; the rest of a fit's randomness on a hash of it, the
-            image and the slice index. The global random state is neither read nor changed.
+            image, the slice index and the restart. The global random state is neither read nor changed.
     """
 
     optimizer: ClassVar[Callable[..., torch.optim.Optimizer]] = torch.optim.Adam
@@ -51,12 +52,13 @@ class PerImageFit:
     learning_rate: float
     averaging: float
     stopping: str = "steps"
-    margin: float = 1 / 255
+    discrepancy: float = 0.985
     clean_sigma: float = 0.0
+    restarts: int = 1
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 1), ("seed", 0)):
+        for name, least in (("steps", 1), ("restarts", 1), ("seed", 0)):
             value = getattr(self, name)
             if not isinstance(value, int) or value < least:
                 raise ValueError(f"{name}={value} must be a whole number, at least {least}.")
@@ -64,9 +66,10 @@ class PerImageFit:
             raise ValueError(f"stopping={self.stopping!r} is unknown; choose one of {', '.join(STOPPING)}.")
         if not 0 <= self.averaging < 1:
             raise ValueError(f"averaging={self.averaging} must lie in [0, 1); use 0 for the last output alone.")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate={self.learning_rate} must be positive.")
-        check_not_negative(margin=self.margin, clean_sigma=self.clean_sigma)
+        for name in ("learning_rate", "discrepancy"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be positive.")
+        check_not_negative(clean_sigma=self.clean_sigma)
 
     def network(self, channels: int = 1) -> nn.Module:
         """The network that every fit of such images starts from: the same weights for the same seed."""
@@ -88,50 +91,15 @@ class PerImageFit:
         """What the learning rate is multiplied with as the fit progresses from 0 to 1."""
         return 1.0
 
-    def details(self, sigma: float) -> dict[str, Any]:
-        """What a method adds to the record of a slice with so much noise."""
-        return {}
+    def refined(self, noisy: Tensor, estimate: Tensor, sigma: float) -> Tensor:
+        """What a method makes of the fitted image in the end."""
+        return estimate
 
-    def __call__(
-        self, noisy: Tensor, *, slice_indices: Sequence[int] | None = None, network: Callable[..., Any] | None = None
-    ) -> Result:
-        """Denoise (B, C, H, W) images; ``network`` gives the initial weights in place of :meth:`network`."""
-        check_noisy(noisy)
-        indices = range(len(noisy)) if slice_indices is None else slice_indices
-        if len(indices) != len(noisy):
-            raise ValueError(f"slice_indices has {len(indices)} entries; give one for each of the {len(noisy)} images.")
-        initial = self.network(noisy.shape[1]) if network is None else checked_module(network)
-        pairs = side_by_side(partial(self._denoise, initial), noisy.split(1), indices, device=noisy.device)
-        return Result(torch.cat([image for image, _ in pairs]), [record for _, record in pairs])
-
-    def _denoise(self, initial: nn.Module, noisy: Tensor, index: int) -> tuple[Tensor, Record]:
-        """One image (1, C, H, W): leave it alone, or fit it, once more if that fails."""
-        started = time.perf_counter()
-        noisy = noisy.clone().float()
-        sigma = estimate_sigma(noisy).item()
-        record = Record(sigma=sigma, **self.details(sigma))
-        image = noisy
-        if noisy.min() == noisy.max():
-            record = replace(record, stop_reason="constant")
-        elif sigma < self.clean_sigma:
-            record = replace(record, stop_reason="clean")
-        else:
-            where = varying_pixels(noisy)
-            box = bounding_box(where)
-            for attempt in range(2):
-                seed = slice_seed(self.seed, index, attempt, noisy)
-                result = self._fit(copy.deepcopy(initial), noisy[box], where[box], sigma, seed)
-                if result.stop_reason != "non-finite":
-                    image = noisy.clone()
-                    image[box] = torch.where(where[box], result.image, noisy[box])
-                    break
-            record = fitted_record(record, result, seed)
-        return image, replace(record, seconds=time.perf_counter() - started)
-
-    def _fit(self, network: nn.Module, noisy: Tensor, where: Tensor, sigma: float, seed: int) -> FitResult:
+    def estimate(self, network: nn.Module, noisy: Tensor, where: Tensor, sigma: float, seed: int) -> FitResult:
+        """The fit of one image (1, C, H, W), looking at the pixels where noise is seen."""
         offset, span = self.output_range(noisy)
         rules: dict[str, list[StoppingRule]] = {
-            "discrepancy": [Discrepancy((sigma - self.margin) / span)],
+            "discrepancy": [Discrepancy(self.discrepancy * sigma / span)],
             "variance": [MovingVariance()],
             "steps": [],
         }
@@ -148,8 +116,70 @@ class PerImageFit:
             where=where,
         )
         trace = tuple((step, loss, residual * span) for step, loss, residual in result.trace)
-        result = replace(result, image=result.image * span + offset, trace=trace)
-        return at_most_the_noise(result, noisy, sigma) if self.stopping == "discrepancy" else result
+        return replace(result, image=result.image * span + offset, trace=trace)
+
+    def details(self, noisy: Tensor, sigma: float) -> dict[str, Any]:
+        """What a method adds to the record of an image (1, C, H, W) with so much noise."""
+        return {}
+
+    def __call__(
+        self, noisy: Tensor, *, slice_indices: Sequence[int] | None = None, network: Callable[..., Any] | None = None
+    ) -> Result:
+        """Denoise (B, C, H, W) images; ``network`` gives the initial weights in place of :meth:`network`."""
+        check_noisy(noisy)
+        indices = range(len(noisy)) if slice_indices is None else slice_indices
+        if len(indices) != len(noisy):
+            raise ValueError(f"slice_indices has {len(indices)} entries; give one for each of the {len(noisy)} images.")
+        initial = self.network(noisy.shape[1]) if network is None else checked_module(network)
+        jobs = [(image, index, restart) for image, index in zip(noisy.split(1), indices, strict=True)
+                for restart in range(self.restarts)]  # fmt: skip
+        outcomes = side_by_side(partial(self._denoise, initial), *zip(*jobs, strict=True), device=noisy.device)
+        groups = [outcomes[start : start + self.restarts] for start in range(0, len(outcomes), self.restarts)]
+        return combined(groups)
+
+    def _denoise(self, initial: nn.Module, noisy: Tensor, index: int, restart: int) -> tuple[Tensor, Record]:
+        """One image (1, C, H, W): leave it alone, or fit it, once more if that fails."""
+        started = time.perf_counter()
+        noisy = noisy.clone().float()
+        sigma = estimate_sigma(noisy).item()
+        record = Record(sigma=sigma)
+        image = noisy
+        if noisy.min() == noisy.max():
+            record = replace(record, stop_reason="constant")
+        elif sigma < self.clean_sigma:
+            record = replace(record, stop_reason="clean")
+        else:
+            where = varying_pixels(noisy)
+            box = bounding_box(where)
+            part, seen = noisy[box], where[box]
+            record = replace(record, **self.details(part, sigma))
+            for attempt in (2 * restart, 2 * restart + 1):
+                seed = slice_seed(self.seed, index, attempt, noisy)
+                result = self.estimate(copy.deepcopy(initial), part, seen, sigma, seed)
+                if result.stop_reason != "non-finite":
+                    refined = self.refined(part, result.image, sigma)
+                    if self.stopping == "discrepancy":
+                        refined = at_most_the_noise(part, refined, seen, sigma)
+                    image = noisy.clone()
+                    image[box] = torch.where(seen, refined, part)
+                    break
+            record = fitted_record(record, result, seed, root_mean_square((noisy - image)[where]))
+        return image, replace(record, seconds=time.perf_counter() - started)
+
+
+def combined(outcomes: Sequence[Sequence[tuple[Tensor, Record]]]) -> Result:
+    """The mean of each image's restarts, their records as one, and their spread where there are several."""
+    images = [torch.stack([image for image, _ in restarts]) for restarts in outcomes]
+    records = [
+        replace(
+            restarts[0][1],
+            seconds=sum(record.seconds for _, record in restarts),
+            warnings=tuple(dict.fromkeys(text for _, record in restarts for text in record.warnings)),
+        )
+        for restarts in outcomes
+    ]
+    spread = torch.cat([image.std(0) for image in images]) if len(images[0]) > 1 else None
+    return Result(torch.cat([image.mean(0) for image in images]), records, spread)
 
 
 def checked_module(network: Callable[..., Any]) -> nn.Module:
@@ -166,21 +196,18 @@ def check_not_negative(**values: float | None) -> None:
             raise ValueError(f"{name}={value} must be a finite number, 0 or more.")
 
 
-def at_most_the_noise(result: FitResult, noisy: Tensor, sigma: float) -> FitResult:
-    """The result, with what was removed scaled down to the noise level where the fit was cut short above it."""
-    residual = result.trace[-1][2]
-    if result.stop_reason != "steps" or residual <= sigma:
-        return result
-    return replace(result, image=noisy + (result.image - noisy) * (sigma / residual))
+def at_most_the_noise(noisy: Tensor, image: Tensor, where: Tensor, sigma: float) -> Tensor:
+    """The image, with what was removed scaled down to the noise level where it is more."""
+    removed = root_mean_square((noisy - image)[where])
+    return image if removed <= sigma else noisy + (image - noisy) * (sigma / removed)
 
 
-def fitted_record(record: Record, result: FitResult, seed: int) -> Record:
+def fitted_record(record: Record, result: FitResult, seed: int, residual: float) -> Record:
     """The record of a slice that was fitted, with a warning where the fit fell short."""
-    residual, warnings = result.trace[-1][2], []
+    warnings = []
     if result.stop_reason == "non-finite":
-        residual = 0.0
         warnings.append("the fit failed twice; the input is given back")
-    elif result.stop_reason == "steps" and residual > UNDER_FITTED * record.sigma:
+    elif result.stop_reason == "steps" and result.trace[-1][2] > UNDER_FITTED * record.sigma:
         warnings.append(f"under-fitted: after {result.steps} steps more than the noise was left over; allow more steps")
     return replace(
         record,

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d, interpolate, max_pool2d, pad
 
-from .fit import Objective
+from .fit import FitResult, Objective
 from .losses import spectral_discrepancy, spectral_fidelity, squared_error, total_variation, variation
 from .networks import GaborNet, SkipNet, check_architecture, coordinate_grid, fixed_input
+from .noise import varying_pixels
 from .per_image import PerImageFit, check_not_negative
+from .refinement import refine
 
 TV_WEIGHT_PER_SIGMA = 0.6
 INPUT_NOISE_PER_SIGMA = 0.1
+SMALLEST = 32  # side of an image that is still fitted when shrunk
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
+    "fast": {"steps": 80, "skip_channels": 16},
+    "best": {"steps": 1500, "shrink": 1, "skip_channels": 16, "restarts": 2},
     "paper": {
         "steps": 3000,
         "tv_weight": 1e-4,
+        "shrink": 1,
+        "refinements": 0,
         "stopping": "steps",
         "clean_sigma": 0.0,
         "input_noise": 1 / 30,
@@ -62,9 +70,16 @@ class SkipNetPrior(PerImageFit):
         check_not_negative(input_noise=self.input_noise)
         check_architecture(**self._architecture())
 
-    def loss(self, estimate: Tensor, noisy: Tensor, sigma: float) -> Tensor:
-        """The distance that is minimised, (B,), for images (B, C, H, W)."""
+    def loss(self, estimate: Tensor, noisy: Tensor, tv_weight: float) -> Tensor:
+        """What is minimised, (B,), for images (B, C, H, W)."""
         raise TypeError(f"{type(self).__name__} names no loss.")
+
+    def weight(self, noisy: Tensor, sigma: float) -> float:
+        """The weight of the total variation for one image with so much noise; 0 for a method without."""
+        return 0.0
+
+    def details(self, noisy: Tensor, sigma: float) -> dict[str, Any]:
+        return {"tv_weight": self.weight(noisy, sigma)}
 
     def network(self, channels: int = 1) -> SkipNet:
         return SkipNet(channels=channels, sigmoid=self.sigmoid, seed=self.seed, **self._architecture())
@@ -84,13 +99,14 @@ class SkipNetPrior(PerImageFit):
         z = fixed_input(channels=start.input_channels, height=padded_height, width=padded_width, seed=seed)
         z = z.to(noisy.device, memory_format=torch.channels_last)
         generator = torch.Generator(noisy.device).manual_seed(seed)
+        tv_weight = self.weight(noisy, sigma)
         input_noise = INPUT_NOISE_PER_SIGMA * sigma if self.input_noise is None else self.input_noise
 
         def objective(noisy: Tensor, network: nn.Module) -> tuple[Tensor, Tensor]:
             perturbation = torch.randn(z.shape, generator=generator, device=z.device)  # contiguous: five times faster
             perturbed = z + input_noise * perturbation.contiguous(memory_format=torch.channels_last)
             estimate = network(perturbed)[..., :height, :width]
-            return self.loss(estimate, noisy, sigma).sum(), estimate
+            return self.loss(estimate, noisy, tv_weight).sum(), estimate
 
         return objective
 
@@ -105,9 +121,14 @@ class DNAPrior(SkipNetPrior):
     with the losses of :mod:`monai_dnaprior.losses`.
 
     Args:
-        tv_weight: :math:`\beta`; None takes 0.6 times the estimated noise level, because a fixed small one is inert
-            and the weight that balances noise grows with it (as in the model of Rudin, Osher, Fatemi).
+        tv_weight: :math:`\beta`; None takes :math:`0.6\,\hat\sigma\,(1 - \hat\sigma^2 / \overline{y^2})`: a fixed
+            small one is inert, the weight that balances noise grows with it (as in the model of Rudin, Osher, Fatemi),
+            and the bracket, the part of the energy that is not noise, makes up for :math:`L_{IS}` being relative to y
+            and :math:`L_{TV}` to the much weaker :math:`\hat x` where an image is dark.
         fidelity_weight: :math:`\alpha`.
+        shrink: the network is fitted to the image averaged over blocks of shrink × shrink pixels, whose noise is that
+            much weaker, in as many times fewer operations; an image that would have a side under 32 pixels, as it is.
+        refinements: rounds of :func:`~monai_dnaprior.refinement.refine` on the fitted image, at its size and full size.
         others: see :class:`SkipNetPrior` and :class:`~monai_dnaprior.per_image.PerImageFit`.
 
     Shapes: noisy (B, C, H, W), float, about [0, 1]; any size, because the network makes a larger image of which only
@@ -116,8 +137,9 @@ class DNAPrior(SkipNetPrior):
     Source: Cheng et al., "DNA-Prior: Unsupervised Denoise Anything via Dual-Domain Prior", 2025, equations 3 to 7.
 
     Departures: the paper leaves network, input, optimiser, learning rate and stopping open; the preset ``paper`` takes
-    its printed weights and steps and the set-up of Deep Image Prior for the rest, with averaged output. The defaults
-    here set :math:`\beta` and the input noise from the estimated noise and use a smaller network that stops by itself.
+    its printed weights and steps and the set-up of Deep Image Prior for the rest, with averaged output. The other
+    presets set :math:`\beta` and the input noise from the estimated noise, use a smaller network that stops by itself,
+    and let the fitted image guide a non-local filter of the noisy one, which is where most of their quality is from.
 
     >>> noisy = torch.rand(2, 1, 33, 47, generator=torch.Generator().manual_seed(0))
     >>> result = DNAPrior(steps=20, width=8)(noisy)
@@ -128,18 +150,23 @@ class DNAPrior(SkipNetPrior):
     steps: int = 800
     tv_weight: float | None = None
     fidelity_weight: float = 1.0
+    shrink: int = 2
+    refinements: int = 3
     input_noise: float | None = None
     stopping: str = "discrepancy"
     clean_sigma: float = 1 / 255
     width: int = 16
     scales: int = 2
-    skip_channels: int = 32
+    skip_channels: int = 8
     padding: str = "zeros"
     sigmoid: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_not_negative(tv_weight=self.tv_weight, fidelity_weight=self.fidelity_weight)
+        for name, least in (("shrink", 1), ("refinements", 0)):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < least:
+                raise ValueError(f"{name}={getattr(self, name)} must be a whole number, at least {least}.")
 
     @classmethod
     def from_preset(cls, preset: str = "default", **options: Any) -> DNAPrior:
@@ -149,13 +176,31 @@ class DNAPrior(SkipNetPrior):
         given = {name: value for name, value in options.items() if value is not None}
         return cls(**PRESETS[preset] | given)
 
-    def details(self, sigma: float) -> dict[str, Any]:
-        return {"tv_weight": TV_WEIGHT_PER_SIGMA * sigma if self.tv_weight is None else self.tv_weight}
+    def weight(self, noisy: Tensor, sigma: float) -> float:
+        if self.tv_weight is not None:
+            return self.tv_weight
+        return TV_WEIGHT_PER_SIGMA * sigma * signal_share(noisy, sigma)
 
-    def loss(self, estimate: Tensor, noisy: Tensor, sigma: float) -> Tensor:
+    def loss(self, estimate: Tensor, noisy: Tensor, tv_weight: float) -> Tensor:
         """Equation 6."""
-        fidelity = self.fidelity_weight * spectral_fidelity(estimate, noisy)
-        return fidelity + self.details(sigma)["tv_weight"] * total_variation(estimate)
+        return self.fidelity_weight * spectral_fidelity(estimate, noisy) + tv_weight * total_variation(estimate)
+
+    def estimate(self, network: nn.Module, noisy: Tensor, where: Tensor, sigma: float, seed: int) -> FitResult:
+        """The fit, of a smaller image if that is large enough, whose refined result is enlarged."""
+        size = noisy.shape[-2:]
+        if self.shrink == 1 or min(size) < SMALLEST * self.shrink:
+            return super().estimate(network, noisy, where, sigma, seed)
+        padding = [0, -size[1] % self.shrink, 0, -size[0] % self.shrink]
+        small = avg_pool2d(pad(noisy, padding, "replicate"), self.shrink)
+        seen = max_pool2d(pad(where.float(), padding, "replicate"), self.shrink) > 0
+        result = super().estimate(network, small, seen, sigma / self.shrink, seed)
+        image = self.refined(small, result.image, sigma / self.shrink) if result.stop_reason != "non-finite" else small
+        image = interpolate(image, scale_factor=self.shrink, mode="bicubic")[..., : size[0], : size[1]]
+        trace = tuple((step, loss, residual * self.shrink) for step, loss, residual in result.trace)
+        return replace(result, image=image, trace=trace)
+
+    def refined(self, noisy: Tensor, estimate: Tensor, sigma: float) -> Tensor:
+        return refine(noisy, estimate, sigma, rounds=self.refinements)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,14 +229,14 @@ class DeepImagePrior(SkipNetPrior):
         super().__post_init__()
         check_not_negative(tv_weight=self.tv_weight)
 
-    def details(self, sigma: float) -> dict[str, Any]:
-        return {"tv_weight": self.tv_weight}
+    def weight(self, noisy: Tensor, sigma: float) -> float:
+        return self.tv_weight
 
-    def loss(self, estimate: Tensor, noisy: Tensor, sigma: float) -> Tensor:
+    def loss(self, estimate: Tensor, noisy: Tensor, tv_weight: float) -> Tensor:
         fidelity = squared_error(estimate, noisy)
-        if self.tv_weight == 0:
+        if tv_weight == 0:
             return fidelity
-        return fidelity + self.tv_weight * variation(estimate) / estimate[0].numel()
+        return fidelity + tv_weight * variation(estimate) / estimate[0].numel()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,7 +268,7 @@ class DeepSpectralPrior(SkipNetPrior):
         super().__post_init__()
         check_not_negative(amplitude_weight=self.amplitude_weight, phase_weight=self.phase_weight)
 
-    def loss(self, estimate: Tensor, noisy: Tensor, sigma: float) -> Tensor:
+    def loss(self, estimate: Tensor, noisy: Tensor, tv_weight: float) -> Tensor:
         return spectral_discrepancy(
             estimate, noisy, amplitude_weight=self.amplitude_weight, phase_weight=self.phase_weight
         )
@@ -284,6 +329,16 @@ class WIRE(PerImageFit):
             return squared_error(estimate, noisy).sum(), estimate
 
         return objective
+
+
+def signal_share(noisy: Tensor, sigma: float) -> float:
+    """The part of an image's energy that is not noise, where noise can be seen; at least a fiftieth.
+
+    >>> signal_share(torch.tensor([[[[0.0, 2.0]]]]), 1.0)
+    0.5
+    """
+    energy = noisy[varying_pixels(noisy)].square().mean().item()
+    return max(0.02, 1 - sigma**2 / energy)
 
 
 def checked_start(network: nn.Module, *, channels: int) -> SkipNet:

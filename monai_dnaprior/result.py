@@ -24,9 +24,9 @@ class Record:
         seconds: wall time.
         seed: of the fit's fixed input and input noise: a hash of the user's seed, the voxels and the slice index.
         tv_weight: the weight of the total variation that was used, if any.
-        residual: RMS of input minus what was fitted, over the pixels that differ from a neighbour (an empty background
-            has no noise to compare with).
-        trace: (step, loss, residual) on the way.
+        residual: RMS of what was removed, over the pixels that differ from a neighbour (an empty background has no
+            noise to compare with); with restarts, of the first, like ``steps``, ``seed`` and ``trace``.
+        trace: (step, loss, RMS of input minus the averaged output) on the way.
         warnings: where the method fell short, in words.
     """
 
@@ -43,10 +43,15 @@ class Record:
 
 @dataclass(frozen=True)
 class Result:
-    """Denoised images (B, C, H, W) and one record for each."""
+    """Denoised images (B, C, H, W), one record for each, and where a fit was restarted the spread over its restarts.
+
+    The spread, of the images' shape, is the standard deviation of what the restarts gave: how much of a pixel depends
+    on where the fit began.
+    """
 
     image: Tensor
     records: list[Record]
+    spread: Tensor | None = None
 
 
 class Denoiser(Protocol):

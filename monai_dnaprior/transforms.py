@@ -33,6 +33,8 @@ class Denoise(Transform):
         device: where to compute, for instance ``"cuda"``; None for the device of the image.
         progress: show a progress bar.
         residual: also return what was removed.
+        spread: also return the standard deviation over the restarts of each slice's fit, in the image's units: how much
+            of a voxel depends on where the fit began. It needs a method with ``restarts`` of at least 2.
         options: the method's own, see :func:`~monai_dnaprior.denoisers.create_denoiser`.
 
     Shapes: (C, H, W) or (C, H, W, D); numpy array, tensor or MetaTensor, of any real type.
@@ -40,7 +42,7 @@ class Denoise(Transform):
     Returns:
         the denoised image: same container, shape, units, device and metadata, float32. NaN and infinite voxels and
         constant slices come out bit-identical. A MetaTensor's metadata gains the records of its slices, see
-        :func:`denoising_records`. With ``residual``, a pair of the image and input minus output.
+        :func:`denoising_records`. With ``residual`` or ``spread``, a tuple: image, input minus output, spread.
 
     Raises:
         ValueError, TypeError: a parameter or an image out of range, with its name, value and remedy.
@@ -65,28 +67,33 @@ class Denoise(Transform):
         device: str | torch.device | None = None,
         progress: bool = False,
         residual: bool = False,
+        spread: bool = False,
         **options: Any,
     ) -> None:
         check_slicing(slice_dim=slice_dim, batch_size=batch_size)
-        create_denoiser(method, **options)  # refuses what is out of range
+        denoiser = create_denoiser(method, **options)  # refuses what is out of range
+        if spread and getattr(denoiser, "restarts", 1) < 2:
+            raise ValueError("spread=True needs a fit that is restarted; set restarts to at least 2.")
         self.method, self.options = method, options
         self.slicing: dict[str, Any] = {
             "slice_dim": slice_dim, "channel_wise": channel_wise, "batch_size": batch_size, "progress": progress
         }  # fmt: skip
         self.device = None if device is None else device_name(device)
-        self.residual = residual
+        self.residual, self.spread = residual, spread
 
     def __call__(self, img: NdarrayOrTensor) -> Any:
         image = convert_to_tensor(img, track_meta=False)
         device = computing_device(self.device or image.device)
         denoiser = create_denoiser(self.method, **self.options)
-        denoised, records = denoise_volume(image.to(device), denoiser, **self.slicing)
-        output = like(img, denoised, records)
-        if not self.residual:
-            return output
-        denoised = denoised.to(image.device)
-        removed = torch.where(image.isfinite(), image.double() - denoised, 0).float()
-        return output, like(img, removed, records)
+        result = denoise_volume(image.to(device), denoiser, **self.slicing)
+        outputs = [result.image]
+        if self.residual:
+            denoised = result.image.to(image.device)
+            outputs.append(torch.where(image.isfinite(), image.double() - denoised, 0).float())
+        if self.spread:
+            outputs.append(result.spread)  # type: ignore[arg-type]
+        converted = tuple(like(img, output, result.records) for output in outputs)
+        return converted if len(converted) > 1 else converted[0]
 
 
 class Denoised(MapTransform):
@@ -96,6 +103,7 @@ class Denoised(MapTransform):
         keys: the images to denoise.
         method, slice_dim, channel_wise, batch_size, device, progress, options: see :class:`Denoise`.
         residual: also store what was removed from ``key`` under ``f"{key}_residual"``.
+        spread: also store the spread over the restarts under ``f"{key}_spread"``.
         allow_missing_keys: skip keys that are absent.
 
     >>> noisy = {"image": torch.rand(1, 32, 32, generator=torch.Generator().manual_seed(0))}
@@ -116,6 +124,7 @@ class Denoised(MapTransform):
         device: str | torch.device | None = None,
         progress: bool = False,
         residual: bool = False,
+        spread: bool = False,
         allow_missing_keys: bool = False,
         **options: Any,
     ) -> None:
@@ -128,17 +137,17 @@ class Denoised(MapTransform):
             device=device,
             progress=progress,
             residual=residual,
+            spread=spread,
             **options,
         )
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
         for key in self.key_iterator(d):
+            extras = {"residual": self.denoise.residual, "spread": self.denoise.spread}
+            names = [key, *(f"{key}_{name}" for name, wanted in extras.items() if wanted)]
             output = self.denoise(d[key])
-            if self.denoise.residual:
-                d[key], d[f"{key}_residual"] = output
-            else:
-                d[key] = output
+            d.update(zip(names, output if len(names) > 1 else [output], strict=True))
         return d
 
 
@@ -149,12 +158,14 @@ class DNAPriorDenoise(Denoise):
     training data, no clean image and no noise level are needed. Slices without noise come out bit-identical.
 
     Args:
-        preset: ``"default"``, or ``"paper"`` for the published weights, network and 3,000 steps.
+        preset: ``"default"``, ``"fast"`` (a third of the time), ``"best"`` (several times slower), or ``"paper"`` for
+            the published weights, network and 3,000 steps.
         steps: at most this many optimisation steps a slice; None for the preset's.
         tv_weight: weight of the total variation; None for the preset's (by default set from the estimated noise).
+        restarts: fits of each slice, whose mean is the result; None for the preset's.
         seed: same seed, same image, same device: same bits. The global random state is neither read nor changed.
-        slice_dim, channel_wise, batch_size, device, progress, residual: see :class:`Denoise`, also for shapes, what is
-            returned, errors, and where to place it.
+        slice_dim, channel_wise, batch_size, device, progress, residual, spread: see :class:`Denoise`, also for shapes,
+            what is returned, errors, and where to place it.
 
     Source: Cheng et al., "DNA-Prior: Unsupervised Denoise Anything via Dual-Domain Prior", 2025; what departs from
     the paper is said in :class:`~monai_dnaprior.priors.DNAPrior`.
@@ -170,6 +181,7 @@ class DNAPriorDenoise(Denoise):
         preset: str = "default",
         steps: int | None = None,
         tv_weight: float | None = None,
+        restarts: int | None = None,
         slice_dim: int = -1,
         channel_wise: bool = False,
         batch_size: int = 8,
@@ -177,12 +189,14 @@ class DNAPriorDenoise(Denoise):
         seed: int = 0,
         progress: bool = False,
         residual: bool = False,
+        spread: bool = False,
     ) -> None:
         super().__init__(
             "dna-prior",
             preset=preset,
             steps=steps,
             tv_weight=tv_weight,
+            restarts=restarts,
             slice_dim=slice_dim,
             channel_wise=channel_wise,
             batch_size=batch_size,
@@ -190,6 +204,7 @@ class DNAPriorDenoise(Denoise):
             seed=seed,
             progress=progress,
             residual=residual,
+            spread=spread,
         )
 
 
@@ -198,9 +213,10 @@ class DNAPriorDenoised(Denoised):
 
     Args:
         keys: the images to denoise.
-        preset, steps, tv_weight, slice_dim, channel_wise, batch_size, device, seed, progress: see
+        preset, steps, tv_weight, restarts, slice_dim, channel_wise, batch_size, device, seed, progress: see
             :class:`DNAPriorDenoise`.
         residual: also store what was removed from ``key`` under ``f"{key}_residual"``.
+        spread: also store the spread over the restarts under ``f"{key}_spread"``.
         allow_missing_keys: skip keys that are absent.
 
     >>> noisy = {"image": torch.rand(1, 32, 32, generator=torch.Generator().manual_seed(0))}
@@ -215,6 +231,7 @@ class DNAPriorDenoised(Denoised):
         preset: str = "default",
         steps: int | None = None,
         tv_weight: float | None = None,
+        restarts: int | None = None,
         slice_dim: int = -1,
         channel_wise: bool = False,
         batch_size: int = 8,
@@ -222,6 +239,7 @@ class DNAPriorDenoised(Denoised):
         seed: int = 0,
         progress: bool = False,
         residual: bool = False,
+        spread: bool = False,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(
@@ -230,6 +248,7 @@ class DNAPriorDenoised(Denoised):
             preset=preset,
             steps=steps,
             tv_weight=tv_weight,
+            restarts=restarts,
             slice_dim=slice_dim,
             channel_wise=channel_wise,
             batch_size=batch_size,
@@ -237,6 +256,7 @@ class DNAPriorDenoised(Denoised):
             seed=seed,
             progress=progress,
             residual=residual,
+            spread=spread,
             allow_missing_keys=allow_missing_keys,
         )
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .result import Denoiser, Record
+from .result import Denoiser, Record, Result
 
 PERCENTILES = (0.5, 99.5)
 SPATIAL_AXES = 3
@@ -21,7 +21,7 @@ def denoise_volume(
     channel_wise: bool = False,
     batch_size: int = 8,
     progress: bool = False,
-) -> tuple[Tensor, list[Record]]:
+) -> Result:
     r"""Denoise every 2D slice of a volume, in the volume's own units.
 
     .. math:: \text{denoised} = v - s\,(x - D(x)), \qquad x = (v - o) / s
@@ -40,30 +40,36 @@ def denoise_volume(
         progress: show a progress bar.
 
     Returns:
-        the denoised volume, float32, on the same device, and the records in the order of the slices (channel after
-        channel if ``channel_wise``).
+        the denoised volume, float32, on the same device; the records in the order of the slices (channel after channel
+        if ``channel_wise``); and, in the volume's units and 0 where nothing was seen, the spread that a denoiser gives.
     """
     check_volume(volume)
     check_slicing(slice_dim=slice_dim, batch_size=batch_size)
     volume = volume.detach()
     parts = list(volume.split(1)) if channel_wise else [volume]
     depth = 1 if volume.ndim == 3 else volume.shape[1:][slice_dim]
-    denoised, records = [], []
     with tqdm(total=depth * len(parts), unit="slice", disable=not progress) as bar:
-        for number, part in enumerate(parts):
-            image, part_records = denoise_slices(part, denoiser, slice_dim, batch_size, number * depth, bar)
-            denoised.append(image)
-            records += part_records
-    return torch.cat(denoised), records
+        results = [
+            denoise_slices(part, denoiser, slice_dim, batch_size, number * depth, bar)
+            for number, part in enumerate(parts)
+        ]
+    spreads = [result.spread for result in results if result.spread is not None]
+    return Result(
+        torch.cat([result.image for result in results]),
+        [record for result in results for record in result.records],
+        torch.cat(spreads) if spreads else None,
+    )
 
 
 def denoise_slices(
     volume: Tensor, denoiser: Denoiser, slice_dim: int, batch_size: int, first_index: int, bar: tqdm
-) -> tuple[Tensor, list[Record]]:
+) -> Result:
     """One volume whose channels belong together, (C, H, W) or (C, H, W, D); its slices count from first_index."""
     offset, span = intensity_range(volume)
-    slices = volume[None] if volume.ndim == 3 else volume.movedim(slice_dim + 1 if slice_dim >= 0 else slice_dim, 0)
-    output = torch.empty(slices.shape, dtype=torch.float32, device=volume.device)
+    axis = slice_dim + 1 if slice_dim >= 0 else slice_dim
+    slices = volume[None] if volume.ndim == 3 else volume.movedim(axis, 0)
+    images: list[Tensor] = []
+    spreads: list[Tensor] = []
     records: list[Record] = []
     for start in range(0, len(slices), batch_size):
         batch = slices[start : start + batch_size]
@@ -72,12 +78,16 @@ def denoise_slices(
         indices = range(first_index + start, first_index + start + len(batch))
         result = denoiser(noisy, slice_indices=indices)
         removed = span * (noisy.double() - result.image.double())
-        output[start : start + batch_size] = torch.where(visible, batch.double() - removed, batch)
+        images.append(torch.where(visible, batch.double() - removed, batch).float())
+        if result.spread is not None:
+            spreads.append(torch.where(visible, span * result.spread, 0))
         records += result.records
         bar.update(len(batch))
-    if volume.ndim == 3:
-        return output[0], records
-    return output.movedim(0, slice_dim + 1 if slice_dim >= 0 else slice_dim).contiguous(), records
+
+    def volume_of(parts: list[Tensor]) -> Tensor:
+        return parts[0][0] if volume.ndim == 3 else torch.cat(parts).movedim(0, axis).contiguous()
+
+    return Result(volume_of(images), records, volume_of(spreads) if spreads else None)
 
 
 def intensity_range(volume: Tensor) -> tuple[float, float]:

@@ -41,7 +41,8 @@ DTYPES = [torch.uint8, torch.int16, torch.int32, torch.int64, torch.float16, tor
 @pytest.mark.parametrize("slice_dim", [-3, -2, -1, 0, 1, 2])
 def test_identity_gives_the_volume_back_exactly(dtype: torch.dtype, slice_dim: int) -> None:
     image = volume(2, 5, 6, 7).abs().clamp(max=250).to(dtype)
-    output, records = denoise_volume(image, create_denoiser("identity"), slice_dim=slice_dim)
+    result = denoise_volume(image, create_denoiser("identity"), slice_dim=slice_dim)
+    output, records = result.image, result.records
     assert output.dtype == torch.float32
     assert torch.equal(output, image.float())
     assert len(records) == (5, 6, 7)[slice_dim]
@@ -50,7 +51,7 @@ def test_identity_gives_the_volume_back_exactly(dtype: torch.dtype, slice_dim: i
 @pytest.mark.parametrize("scale", [1e-12, 1.0, 1e30])
 def test_identity_is_exact_in_any_unit(scale: float) -> None:
     image = volume(1, 6, 6, 2) * scale
-    assert torch.equal(denoise_volume(image, create_denoiser("identity"))[0], image)
+    assert torch.equal(denoise_volume(image, create_denoiser("identity")).image, image)
 
 
 @pytest.mark.parametrize("slice_dim", [0, 1, 2, -1])
@@ -66,7 +67,7 @@ def test_slices_are_those_of_the_axis_in_order(slice_dim: int) -> None:
 def test_the_map_is_robust_never_clipped_and_undone() -> None:
     image, denoiser = volume(1, 20, 20, 3), Halving()
     image[0, 3, 3, 1] = 1e6
-    output, _ = denoise_volume(image, denoiser)
+    output = denoise_volume(image, denoiser).image
     offset, span = intensity_range(image)
     seen = torch.stack(denoiser.seen, -1)
     assert -0.02 < seen.median() < 1.02
@@ -77,15 +78,15 @@ def test_the_map_is_robust_never_clipped_and_undone() -> None:
 def test_output_follows_the_units_of_the_input() -> None:
     image = volume(1, 16, 16)
     prior = create_denoiser("dna-prior", **SHORT)
-    in_other_units = denoise_volume(4 * image + 64, prior)[0]
-    assert torch.allclose(in_other_units, 4 * denoise_volume(image, prior)[0] + 64, atol=0.02 * 4 * 1000)
+    in_other_units = denoise_volume(4 * image + 64, prior).image
+    assert torch.allclose(in_other_units, 4 * denoise_volume(image, prior).image + 64, atol=0.02 * 4 * 1000)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_voxels_that_are_not_finite_are_hidden_and_come_out_as_they_are(bad: float) -> None:
     image, denoiser = volume(1, 8, 8, 2), Halving()
     image[0, 2:4, 5, 0] = bad
-    output, _ = denoise_volume(image, denoiser)
+    output = denoise_volume(image, denoiser).image
     hidden = ~image.isfinite()
     assert all(part.isfinite().all() for part in denoiser.seen)
     assert np.array_equal(output[hidden].numpy(), image[hidden].numpy(), equal_nan=True)
@@ -95,7 +96,8 @@ def test_voxels_that_are_not_finite_are_hidden_and_come_out_as_they_are(bad: flo
 
 def test_an_image_of_nothing_finite_comes_out_as_it_is() -> None:
     image = torch.full((1, 6, 6, 2), float("nan"))
-    output, records = denoise_volume(image, create_denoiser("dna-prior", **SHORT))
+    result = denoise_volume(image, create_denoiser("dna-prior", **SHORT))
+    output, records = result.image, result.records
     assert output.isnan().all()
     assert {record.stop_reason for record in records} == {"constant"}
 
@@ -103,7 +105,8 @@ def test_an_image_of_nothing_finite_comes_out_as_it_is() -> None:
 def test_constant_slices_among_others_come_out_bit_identical() -> None:
     image = volume(1, 16, 16, 3)
     image[..., 1] = 0.1
-    output, records = denoise_volume(image, create_denoiser("dna-prior", **SHORT))
+    result = denoise_volume(image, create_denoiser("dna-prior", **SHORT))
+    output, records = result.image, result.records
     assert torch.equal(output[..., 1], image[..., 1])
     assert not torch.equal(output[..., 0], image[..., 0])
     assert [record.stop_reason == "constant" for record in records] == [False, True, False]
@@ -111,14 +114,14 @@ def test_constant_slices_among_others_come_out_bit_identical() -> None:
 
 def test_batch_size_changes_nothing() -> None:
     image, prior = volume(1, 16, 16, 3), create_denoiser("dna-prior", **SHORT)
-    outputs = [denoise_volume(image, prior, batch_size=size)[0] for size in (1, 2, 3, 100)]
+    outputs = [denoise_volume(image, prior, batch_size=size).image for size in (1, 2, 3, 100)]
     assert all(torch.equal(outputs[0], output) for output in outputs)
 
 
 def test_channel_wise_has_a_range_and_an_order_for_each_channel() -> None:
     image, denoiser = volume(2, 6, 6, 3), Halving()
     image[1] *= 1000
-    _, records = denoise_volume(image, denoiser, channel_wise=True)
+    records = denoise_volume(image, denoiser, channel_wise=True).records
     assert denoiser.indices == list(range(6))
     assert len(records) == 6
     for index, part in enumerate(denoiser.seen):
