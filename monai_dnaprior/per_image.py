@@ -143,28 +143,31 @@ class PerImageFit:
         noisy = noisy.clone().float()
         sigma = estimate_sigma(noisy).item()
         record = Record(sigma=sigma)
-        image = noisy
         if noisy.min() == noisy.max():
-            record = replace(record, stop_reason="constant")
+            image, record = noisy, replace(record, stop_reason="constant")
         elif sigma < self.clean_sigma:
-            record = replace(record, stop_reason="clean")
+            image, record = noisy, replace(record, stop_reason="clean")
         else:
-            where = varying_pixels(noisy)
-            box = bounding_box(where)
-            part, seen = noisy[box], where[box]
-            record = replace(record, **self.details(part, sigma))
-            for attempt in (2 * restart, 2 * restart + 1):
-                seed = slice_seed(self.seed, index, attempt, noisy)
-                result = self.estimate(copy.deepcopy(initial), part, seen, sigma, seed)
-                if result.stop_reason != "non-finite":
-                    refined = self.refined(part, result.image, sigma)
-                    if self.stopping == "discrepancy":
-                        refined = at_most_the_noise(part, refined, seen, sigma)
-                    image = noisy.clone()
-                    image[box] = torch.where(seen, refined, part)
-                    break
-            record = fitted_record(record, result, seed, root_mean_square((noisy - image)[where]))
+            seeds = [slice_seed(self.seed, index, attempt, noisy) for attempt in (2 * restart, 2 * restart + 1)]
+            image, record = self._fitted(initial, noisy, sigma, seeds)
         return image, replace(record, seconds=time.perf_counter() - started)
+
+    def _fitted(self, initial: nn.Module, noisy: Tensor, sigma: float, seeds: Sequence[int]) -> tuple[Tensor, Record]:
+        """A noisy image where its pixels vary, fitted with the first of the seeds that does not fail."""
+        where = varying_pixels(noisy)
+        box = bounding_box(where)
+        part, seen = noisy[box], where[box]
+        for seed in seeds:
+            result = self.estimate(copy.deepcopy(initial), part, seen, sigma, seed)
+            if result.stop_reason != "non-finite":
+                part = self.refined(part, result.image, sigma)
+                break
+        removed = torch.zeros_like(noisy)
+        removed[box] = torch.where(seen, noisy[box] - part, 0)
+        residual = root_mean_square(removed[where])
+        excess = residual / sigma if self.stopping == "discrepancy" and residual > sigma else 1
+        record = fitted_record(Record(sigma=sigma, **self.details(noisy[box], sigma)), result, seed, residual)
+        return noisy - removed / excess, record
 
 
 def combined(outcomes: Sequence[Sequence[tuple[Tensor, Record]]]) -> Result:
@@ -194,12 +197,6 @@ def check_not_negative(**values: float | None) -> None:
     for name, value in values.items():
         if value is not None and not (value >= 0 and math.isfinite(value)):
             raise ValueError(f"{name}={value} must be a finite number, 0 or more.")
-
-
-def at_most_the_noise(noisy: Tensor, image: Tensor, where: Tensor, sigma: float) -> Tensor:
-    """The image, with what was removed scaled down to the noise level where it is more."""
-    removed = root_mean_square((noisy - image)[where])
-    return image if removed <= sigma else noisy + (image - noisy) * (sigma / removed)
 
 
 def fitted_record(record: Record, result: FitResult, seed: int, residual: float) -> Record:

@@ -16,7 +16,7 @@ from .noise import varying_pixels
 from .per_image import PerImageFit, check_not_negative
 from .refinement import refine
 
-TV_WEIGHT_PER_SIGMA = 0.6
+TV_WEIGHT_PER_SIGMA = 0.3
 INPUT_NOISE_PER_SIGMA = 0.1
 SMALLEST = 32  # side of an image that is still fitted when shrunk
 PRESETS: dict[str, dict[str, Any]] = {
@@ -121,7 +121,7 @@ class DNAPrior(SkipNetPrior):
     with the losses of :mod:`monai_dnaprior.losses`.
 
     Args:
-        tv_weight: :math:`\beta`; None takes :math:`0.6\,\hat\sigma\,(1 - \hat\sigma^2 / \overline{y^2})`: a fixed
+        tv_weight: :math:`\beta`; None takes :math:`0.3\,\hat\sigma\,(1 - \hat\sigma^2 / \overline{y^2})`: a fixed
             small one is inert, the weight that balances noise grows with it (as in the model of Rudin, Osher, Fatemi),
             and the bracket, the part of the energy that is not noise, makes up for :math:`L_{IS}` being relative to y
             and :math:`L_{TV}` to the much weaker :math:`\hat x` where an image is dark.

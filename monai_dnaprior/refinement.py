@@ -72,8 +72,8 @@ def one_round(noisy: Tensor, estimate: Tensor, sigma: float) -> Tensor:
     height, width = noisy.shape[-2:]
     side = min(PATCH, height, width)
     total, weight = torch.zeros_like(noisy), torch.zeros_like(noisy[:, :1])
-    columns = group_positions(width - side + 1)
-    for rows in group_positions(height - side + 1).split(BAND):
+    columns = group_positions(width - side + 1, side)
+    for rows in group_positions(height - side + 1, side).split(BAND):
         top = max(0, int(rows[0]) - REACH)
         bottom = min(height, int(rows[-1]) + REACH + side)
         band = (..., slice(top, bottom), slice(None))
@@ -86,10 +86,11 @@ def one_round(noisy: Tensor, estimate: Tensor, sigma: float) -> Tensor:
     return total / weight
 
 
-def group_positions(count: int) -> Tensor:
-    """Every fourth of so many places, and the last."""
-    places = torch.arange(0, count, STRIDE)
-    return places if (count - 1) % STRIDE == 0 else torch.cat((places, torch.tensor([count - 1])))
+def group_positions(count: int, side: int) -> Tensor:
+    """Every fourth of so many places of patches, and the last; more where smaller patches would leave gaps."""
+    stride = min(STRIDE, side)
+    places = torch.arange(0, count, stride)
+    return places if (count - 1) % stride == 0 else torch.cat((places, torch.tensor([count - 1])))
 
 
 def similar_patches(estimate: Tensor, side: int, rows: Tensor, columns: Tensor) -> Tensor:
@@ -104,6 +105,8 @@ def similar_patches(estimate: Tensor, side: int, rows: Tensor, columns: Tensor) 
         inside = (there[0] >= 0) & (there[0] < height) & (there[1] >= 0) & (there[1] < width)
         row, column = there[0].clamp(0, height - 1), there[1].clamp(0, width - 1)
         distance = (patches[row, column] - references).square().sum(-1)
+        if row_shift == column_shift == 0:
+            distance = distance - 1  # the patch itself comes first even where others equal it
         distances.append(torch.where(inside, distance, torch.inf).flatten())
         numbers.append((row * width + column).flatten())
     similar = min(SIMILAR, min(REACH + 1, height) * min(REACH + 1, width))

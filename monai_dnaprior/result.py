@@ -24,8 +24,8 @@ class Record:
         seconds: wall time.
         seed: of the fit's fixed input and input noise: a hash of the user's seed, the voxels and the slice index.
         tv_weight: the weight of the total variation that was used, if any.
-        residual: RMS of what was removed, over the pixels that differ from a neighbour (an empty background has no
-            noise to compare with); with restarts, of the first, like ``steps``, ``seed`` and ``trace``.
+        residual: RMS of input minus what was fitted, over the pixels that differ from a neighbour (an empty background
+            has no noise to compare with); with restarts, of the first, like ``steps``, ``seed`` and ``trace``.
         trace: (step, loss, RMS of input minus the averaged output) on the way.
         warnings: where the method fell short, in words.
     """

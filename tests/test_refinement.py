@@ -1,0 +1,111 @@
+"""Non-local Bayes refinement: its formula on one group, its invariants, and what it gains."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, pad
+
+from monai_dnaprior import refinement
+from monai_dnaprior.compare import decibels
+from monai_dnaprior.refinement import cosines, group_positions, refine, similar_patches
+
+
+def blurred(image: Tensor) -> Tensor:
+    return avg_pool2d(pad(image, (1, 1, 1, 1), "reflect"), 3, stride=1)
+
+
+def images(*shape: int, seed: int = 0) -> Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_one_group_is_the_wiener_filter_of_its_covariance(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Patches of one pixel in an image of six: one group holds them all, and its covariance is their variance."""
+    monkeypatch.setattr(refinement, "PATCH", 1)
+    noisy, estimate = images(1, 1, 2, 3), images(1, 1, 2, 3, seed=1)
+    variance, mean, sigma = estimate.var(), estimate.mean(), 0.2
+    expected = mean + variance / (variance + sigma**2) * (noisy - mean)
+    torch.testing.assert_close(refine(noisy, estimate, sigma, rounds=1), expected)
+
+
+def test_no_rounds_and_no_noise_change_nothing() -> None:
+    noisy, estimate = images(1, 3, 20, 31), images(1, 3, 20, 31, seed=1)
+    assert refine(noisy, estimate, 0.1, rounds=0) is estimate
+    torch.testing.assert_close(refine(noisy, noisy, 1e-3), noisy, atol=1e-3, rtol=0)
+
+
+def test_a_flat_estimate_leaves_only_itself() -> None:
+    estimate = torch.full((1, 1, 24, 24), 0.4)
+    noisy = estimate + 0.1 * (images(1, 1, 24, 24) - 0.5)
+    torch.testing.assert_close(refine(noisy, estimate, 0.1, rounds=1), estimate)
+
+
+def test_brightness_is_carried_along() -> None:
+    noisy, estimate = images(1, 3, 20, 20), images(1, 3, 20, 20, seed=1)
+    torch.testing.assert_close(
+        refine(noisy + 3, estimate + 3, 0.1), refine(noisy, estimate, 0.1) + 3, atol=1e-4, rtol=0
+    )
+    torch.testing.assert_close(
+        refine(7 * noisy, 7 * estimate, 0.7), 7 * refine(noisy, estimate, 0.1), atol=1e-3, rtol=0
+    )
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (1, 1, 1, 30), (1, 1, 8, 8), (1, 3, 9, 40), (1, 2, 33, 21)], ids=str)
+def test_any_size(shape: tuple[int, ...]) -> None:
+    refined = refine(images(*shape), images(*shape, seed=1), 0.1)
+    assert refined.shape == shape
+    assert refined.isfinite().all()
+
+
+def test_groups_hold_their_patch_and_the_most_alike_within_reach() -> None:
+    estimate = images(1, 1, 40, 30)
+    rows, columns = torch.tensor([0, 16, 32]), torch.tensor([5, 22])
+    groups = similar_patches(estimate, 8, rows, columns)
+    assert groups.shape == (6, refinement.SIMILAR)
+    places = torch.stack((groups // 23, groups % 23), -1)
+    references = torch.cartesian_prod(rows, columns)[:, None]
+    assert torch.equal(places[:, 0], references[:, 0])
+    assert (places - references).abs().max() <= refinement.REACH
+    patches = estimate[0, 0].unfold(0, 8, 1).unfold(1, 8, 1)
+    for place, (row, column) in zip(places, references[:, 0], strict=True):
+        near = [
+            (patches[i, j] - patches[row, column]).square().sum().item()
+            for i in range(33)
+            for j in range(23)
+            if max(abs(i - row), abs(j - column)) <= refinement.REACH
+        ]
+        found = (patches[place[:, 0], place[:, 1]] - patches[row, column]).square().sum((1, 2))
+        torch.testing.assert_close(found.sort().values, torch.tensor(sorted(near)[: refinement.SIMILAR]))
+
+
+def test_every_pixel_is_covered() -> None:
+    for count in range(1, 12):
+        for side in (1, 3, 8):
+            places = group_positions(count, side).tolist()
+            assert places[0] == 0
+            assert places[-1] == count - 1
+            assert all(after - before <= min(side, 4) for before, after in itertools.pairwise(places))
+
+
+@pytest.mark.parametrize(("name", "value"), [("BAND", 3), ("CHUNK", 7)])
+def test_memory_bounds_change_nothing(monkeypatch: pytest.MonkeyPatch, name: str, value: int) -> None:
+    noisy = images(1, 1, 60, 40)
+    expected = refine(noisy, blurred(noisy), 0.2)
+    monkeypatch.setattr(refinement, name, value)
+    torch.testing.assert_close(refine(noisy, blurred(noisy), 0.2), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_cosines_are_orthonormal_and_begin_with_the_mean(size: int) -> None:
+    basis = cosines(size)
+    torch.testing.assert_close(basis @ basis.mT, torch.eye(size))
+    torch.testing.assert_close(basis[0], torch.full((size,), size**-0.5))
+
+
+def test_a_real_slice_gains_on_the_estimate(noisy_slice: Tensor, clean_slice: Tensor) -> None:
+    estimate = blurred(blurred(noisy_slice))
+    gains = [decibels(refine(noisy_slice, estimate, 25 / 255, rounds=n), clean_slice) for n in (0, 1, 2)]
+    assert gains[0] + 0.5 < gains[1] < gains[2]
