@@ -34,7 +34,8 @@ CROPS = {  # modality: image, first row, first column of the 128×128 crop
 }
 COLOUR = ("endoscopy", "histopathology")
 METHODS = (
-    "wavelet tv bm3d bm3d-given nl-means gaussian median dip dip-tv wire ds-n2n dsp self2self dna-prior-paper dna-prior"
+    "wavelet tv bm3d bm3d-given nl-means gaussian median dip dip-tv wire ds-n2n dsp self2self "
+    "dna-prior-paper dna-prior-fast dna-prior dna-prior-best"
 ).split()
 
 
@@ -59,8 +60,8 @@ def method(label: str, sigma: int) -> tuple[str, dict[str, Any]]:
     """A column: a denoiser and its options."""
     if label == "bm3d-given":
         return "bm3d", {"sigma": sigma / 255}
-    if label == "dna-prior-paper":
-        return "dna-prior", {"preset": "paper"}
+    if label.startswith("dna-prior-"):
+        return "dna-prior", {"preset": label.removeprefix("dna-prior-")}
     return label, {}
 
 

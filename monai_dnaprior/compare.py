@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import itertools
 import os
 import threading
 import time
@@ -86,9 +87,10 @@ def load_cases(
         raise ValueError(f"reference has {len(references)} images; give one for each of the {len(images)} noisy ones.")
     if references is not None and noise is not None:
         raise ValueError(f"noise={noise!r} is for clean images; leave it out where references are given.")
-    cases = []
+    cases: list[Case] = []
     for index, path in enumerate(images):
-        name, values = case_name(path), read_slice(path, slice_index)
+        name = unused_name(case_name(path), [case.name for case in cases])
+        values = read_slice(path, slice_index)
         if references is not None:
             clean = read_slice(references[index], slice_index)
             if clean.shape != values.shape:
@@ -106,6 +108,16 @@ def case_name(path: str | Path) -> str:
     """The name of a picture or a scan without its suffix."""
     name = Path(path).name
     return Path(name).stem if name.lower().endswith(PICTURE_SUFFIXES) else scan_stem(name)
+
+
+def unused_name(name: str, taken: Sequence[str]) -> str:
+    """The name, or with a number behind it where images in several folders have it.
+
+    >>> unused_name("scan", ["scan", "scan-2"])
+    'scan-3'
+    """
+    numbered = (name if number == 1 else f"{name}-{number}" for number in itertools.count(1))
+    return next(candidate for candidate in numbered if candidate not in taken)
 
 
 def read_slice(path: str | Path, slice_index: int | None) -> np.ndarray:
@@ -163,7 +175,11 @@ def compare(
             if denoised is not None:
                 np.save(stored, denoised.numpy())
         rows.append(row)
-        write_rows(rows, folder / "table.csv")
+        done.pop(key, None)
+        write_rows(
+            [*rows, *done.values()], folder / "table.csv"
+        )  # also what an earlier run did and this comes to later
+    write_rows(rows, folder / "table.csv")
     (folder / "table.md").write_text(markdown(rows))
     draw_grid(list(strips(cases, list(methods), folder)), folder / "grid.png")
     draw_quality(rows, folder / "plot.png")

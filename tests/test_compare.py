@@ -102,6 +102,32 @@ def test_it_goes_on_where_it_stopped_and_starts_over_what_changed(
     assert ran == ["median", "tv"]
 
 
+def test_an_interrupted_second_run_forgets_nothing(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compare([case], METHODS, tmp_path)
+
+    def interrupted(*arguments: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(room, "run_method", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        compare([case], {"gaussian": ("gaussian", {}), **METHODS}, tmp_path)
+    changed = {"tv": METHODS["tv"], "gaussian": ("gaussian", {}), "median": METHODS["median"]}
+    with pytest.raises(KeyboardInterrupt):
+        compare([case], changed, tmp_path)
+    assert [row.method for row in read_rows(tmp_path / "table.csv")] == ["tv", "median"]
+
+
+def test_images_of_one_name_are_kept_apart(picture: Path, tmp_path: Path) -> None:
+    other = tmp_path / "elsewhere" / picture.name
+    other.parent.mkdir()
+    imsave(other, 255 - imread(picture), check_contrast=False)
+    cases = load_cases([picture, other], noise="gaussian:25")
+    rows = compare(cases, {"median": METHODS["median"]}, tmp_path / "out")
+    assert [row.image for row in rows] == ["slice", "slice-2"]
+    one, two = (np.load(tmp_path / "out" / "denoised" / f"{row.image}-median.npy") for row in rows)
+    assert not np.array_equal(one, two)
+
+
 def test_metrics_have_their_closed_forms() -> None:
     clean = torch.full((1, 1, 8, 8), 0.5)
     assert decibels(clean + 0.1, clean) == pytest.approx(20, abs=1e-3)
