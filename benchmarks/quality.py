@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 from pathlib import Path
 
-import monai
 import nibabel
 import numpy as np
 import torch
+from machine import about
 
-from monai_dnaprior import __version__, create_denoiser
+from monai_dnaprior import create_denoiser
 from monai_dnaprior.compare import decibels
 
 RESULTS = Path(__file__).parent / "results"
@@ -26,9 +24,7 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
     rows = [measure(sigma) for sigma in SIGMAS]
     RESULTS.mkdir(exist_ok=True)
-    machine = {"cpu": cpu_name(), "threads": torch.get_num_threads(), "python": platform.python_version()}
-    versions = {"monai_dnaprior": __version__, "torch": torch.__version__, "monai": monai.__version__}
-    results = {"rows": rows, "machine": machine, "versions": versions}
+    results = {"rows": rows, **about()}
     (RESULTS / "quality.json").write_text(json.dumps(results, indent=2) + "\n")
     write_table(table(rows))
 
@@ -73,13 +69,6 @@ def write_table(text: str) -> None:
     )
     README.write_text(f"{before}<!-- quality -->\n{caption}\n\n{text}\n<!-- /quality -->{after}")
     print(text)
-
-
-def cpu_name() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if os.path.exists("/proc/cpuinfo") else []:
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor()
 
 
 if __name__ == "__main__":

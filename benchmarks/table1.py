@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from machine import about
 from skimage.io import imread
 
 from monai_dnaprior.compare import Case, Row, compare
@@ -92,12 +91,7 @@ def merge(rows: list[Row], name: str) -> dict[tuple[str, str], dict[str, Any]]:
     cells = {(row["image"], row["method"]): row for row in before}
     for row in rows:
         cells[row.image, row.method] = {key: value for key, value in asdict(row).items() if key != "key"}
-    packages = ("torch", "monai", "scikit-image", "monai-dnaprior")
-    about = {
-        "machine": {"processor": platform.machine(), "threads": torch.get_num_threads()},
-        "versions": {"python": platform.python_version(), **{package: version(package) for package in packages}},
-    }
-    path.write_text(json.dumps({**about, "rows": list(cells.values())}, indent=1) + "\n")
+    path.write_text(json.dumps({**about(), "rows": list(cells.values())}, indent=1) + "\n")
     return cells
 
 

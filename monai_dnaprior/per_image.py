@@ -98,11 +98,6 @@ class PerImageFit:
     def estimate(self, network: nn.Module, noisy: Tensor, where: Tensor, sigma: float, seed: int) -> FitResult:
         """The fit of one image (1, C, H, W), looking at the pixels where noise is seen."""
         offset, span = self.output_range(noisy)
-        rules: dict[str, list[StoppingRule]] = {
-            "discrepancy": [Discrepancy(self.discrepancy * sigma / span)],
-            "variance": [MovingVariance()],
-            "steps": [],
-        }
         result = fit(
             network.to(noisy.device, memory_format=torch.channels_last),  # type: ignore[call-overload]
             (noisy - offset) / span,
@@ -112,11 +107,17 @@ class PerImageFit:
             decay=self.decay,
             optimizer=self.optimizer,
             averaging=self.averaging,
-            stopping=rules[self.stopping],
+            stopping=self.rules(sigma / span),
             where=where,
         )
         trace = tuple((step, loss, residual * span) for step, loss, residual in result.trace)
         return replace(result, image=result.image * span + offset, trace=trace)
+
+    def rules(self, sigma: float) -> list[StoppingRule]:
+        """When to stop, for noise of this standard deviation in what the network puts out."""
+        if self.stopping == "discrepancy":
+            return [Discrepancy(self.discrepancy * sigma)]
+        return [MovingVariance()] if self.stopping == "variance" else []
 
     def details(self, noisy: Tensor, sigma: float) -> dict[str, Any]:
         """What a method adds to the record of an image (1, C, H, W) with so much noise."""

@@ -22,7 +22,7 @@ SMALLEST = 32  # side of an image that is still fitted when shrunk
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "fast": {"steps": 80, "skip_channels": 16},
-    "best": {"steps": 1500, "shrink": 1, "skip_channels": 16, "restarts": 2},
+    "best": {"steps": 1500, "shrink": 1, "skip_channels": 32, "restarts": 4},
     "paper": {
         "steps": 3000,
         "tv_weight": 1e-4,

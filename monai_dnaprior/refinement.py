@@ -15,12 +15,13 @@ REACH = 10  # rows and columns searched on every side of a patch
 STRIDE = 4  # rows and columns between the patches that gather a group
 BAND = 32  # rows of such patches treated at once, which bounds the memory
 CHUNK = 512  # groups solved at once
+SHARE = 0.85  # of the noise's variance that is filtered: a group's covariance in the estimate is a little too small
 
 
 def refine(noisy: Tensor, estimate: Tensor, sigma: float, *, rounds: int = 2) -> Tensor:
     r"""Denoise again, with an estimate of the image to say which patches are alike and what they have in common.
 
-    .. math:: \hat x_i = y_i - \sigma^2 (C + \sigma^2 I)^{-1} (y_i - \mu)
+    .. math:: \hat x_i = y_i - v (C + v I)^{-1} (y_i - \mu), \qquad v = 0.85\,\sigma^2
 
     for every patch :math:`y_i` of a group, where :math:`\mu` and :math:`C` are mean and covariance of the group's
     patches in the estimate; overlapping patches are averaged. In the eigenvectors of C, the spectrum that the group
@@ -38,7 +39,8 @@ def refine(noisy: Tensor, estimate: Tensor, sigma: float, *, rounds: int = 2) ->
     Source: Lebrun, Buades, Morel, "A nonlocal Bayesian image denoising algorithm", SIAM J. Imaging Sciences 6, 2013,
     doi:10.1137/120874989, its second step, equation 12.
 
-    Departures: the estimate is given, in place of the source's first step; mean and covariance are the estimate's.
+    Departures: the estimate is given, in place of the source's first step; mean and covariance are the estimate's; v is
+    less than the variance of the noise, because an estimate is smoother than the image and C therefore too small.
 
     >>> clean = torch.linspace(0, 1, 32).expand(1, 1, 32, 32)
     >>> noisy = clean + 0.1 * torch.randn(1, 1, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -123,14 +125,15 @@ def shifts(height: int, width: int) -> Iterator[tuple[int, int]]:
 def filtered(noisy: Tensor, estimate: Tensor, groups: Tensor, side: int, sigma: float) -> tuple[Tensor, Tensor]:
     """The sum over the filtered patches of all groups, at every pixel of one channel, and how many they are."""
     patches, guides = (unfold(image, side)[0].mT for image in (noisy, estimate))
-    noise = sigma**2 * torch.eye(side**2, device=noisy.device)
+    variance = SHARE * sigma**2
+    noise = variance * torch.eye(side**2, device=noisy.device)
     sums = torch.zeros_like(patches)
     for group in groups.split(CHUNK):
         guide, patch = guides[group], patches[group]
         mean = guide.mean(1, keepdim=True)
         spread = guide - mean
         factor = torch.linalg.cholesky(spread.mT @ spread / max(1, group.shape[1] - 1) + noise)
-        removed = sigma**2 * torch.cholesky_solve((patch - mean).mT, factor).mT
+        removed = variance * torch.cholesky_solve((patch - mean).mT, factor).mT
         sums.index_put_((group.flatten(),), (patch - removed).flatten(0, 1), accumulate=True)
     counts = groups.flatten().bincount(minlength=len(sums)).to(sums)
     size = noisy.shape[-2:]
