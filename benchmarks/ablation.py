@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from machine import about
-from table1 import CROPS, RESULTS, make_case
+from publish import markdown_table, publish
+from table1 import CROPS, make_case
 
 from monai_dnaprior.compare import Case, decibels
 from monai_dnaprior.denoisers import create_denoiser
@@ -81,12 +80,9 @@ def measure(cases: dict[str, Case], denoise: Callable[[Case], object]) -> dict[s
 
 
 def write(rows: dict[str, dict[str, float]]) -> None:
-    """The results as JSON and as a table."""
-    (RESULTS / "ablation.json").write_text(json.dumps({**about(), "sigma": SIGMA, "rows": rows}, indent=1) + "\n")
     names = list(rows["default"])
-    lines = [f"| change | {' | '.join(names)} |", "| --- |" + " --- |" * len(names)]
-    lines += [f"| {label} | " + " | ".join(f"{row[name]:.2f}" for name in names) + " |" for label, row in rows.items()]
-    (RESULTS / "ablation.md").write_text("\n".join(lines) + "\n")
+    lines = [[label, *(f"{row[name]:.2f}" for name in names)] for label, row in rows.items()]
+    publish("ablation", {"sigma": SIGMA, "rows": rows}, markdown_table(["change", *names], lines))
 
 
 if __name__ == "__main__":

@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import torch
-from machine import about
+from publish import markdown_table, publish
 
 from monai_dnaprior import create_denoiser
 from monai_dnaprior.compare import decibels
 
-RESULTS = Path(__file__).parent / "results"
-README = Path(__file__).parent.parent / "README.md"
 VOLUME = Path(nibabel.__file__).parent / "tests" / "data" / "example4d.nii.gz"
 SIGMAS = (15, 25, 50)
+CAPTION = (
+    "PSNR on that slice, one of those the defaults were chosen on, with Gaussian noise added "
+    "(`python benchmarks/quality.py`, one CPU core):"
+)
 
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
     rows = [measure(sigma) for sigma in SIGMAS]
-    RESULTS.mkdir(exist_ok=True)
-    results = {"rows": rows, **about()}
-    (RESULTS / "quality.json").write_text(json.dumps(results, indent=2) + "\n")
-    write_table(table(rows))
+    publish("quality", {"rows": rows}, f"{CAPTION}\n\n{table(rows)}")
 
 
 def clean_slice() -> torch.Tensor:
@@ -53,22 +51,8 @@ def measure(sigma: int) -> dict[str, float | int | str]:
 
 
 def table(rows: list[dict[str, float | int | str]]) -> str:
-    lines = [
-        "| σ (of 255) | σ estimated | noisy, dB | denoised, dB | steps | stopped by | seconds |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    return "\n".join([*lines, *("| " + " | ".join(str(value) for value in row.values()) + " |" for row in rows)])
-
-
-def write_table(text: str) -> None:
-    before, rest = README.read_text().split("<!-- quality -->")
-    after = rest.split("<!-- /quality -->")[1]
-    caption = (
-        "PSNR on that slice, one of those the defaults were chosen on, with Gaussian noise added "
-        "(`python benchmarks/quality.py`, one CPU core):"
-    )
-    README.write_text(f"{before}<!-- quality -->\n{caption}\n\n{text}\n<!-- /quality -->{after}")
-    print(text)
+    header = ["σ (of 255)", "σ estimated", "noisy, dB", "denoised, dB", "steps", "stopped by", "seconds"]
+    return markdown_table(header, [[*row.values()] for row in rows])
 
 
 if __name__ == "__main__":

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
-from table1 import METHODS, RESULTS, merge, method
+from publish import markdown_table, publish
+from table1 import METHODS, merged, method
 
-from monai_dnaprior.compare import Row, compare, decibels, load_cases, markdown
+from monai_dnaprior.compare import Row, compare, decibels, load_cases
 
 GROUPS = {"fluorescence": "fmd_*_noisy.png", "mri": "*_noisy.png", "ct": "*_noisy.png"}
 
@@ -27,8 +29,18 @@ def main() -> None:
             rows.append(Row(case.name, "noisy", psnr=round(decibels(case.noisy, case.clean), 2)))
             methods = {label: method(label, 0) for label in options.methods.split(",")}
             rows += compare([case], methods, options.output / case.name)
-            cells = merge(rows, "real_noise")
-            (RESULTS / "real_noise.md").write_text(markdown([Row(**cell) for cell in cells.values()]))
+            cells = merged(rows, "real_noise")
+            publish("real_noise", {"rows": list(cells.values())}, table(cells))
+
+
+def table(cells: dict[tuple[str, str], dict[str, Any]]) -> str:
+    """PSNR in dB: a row an image, a column a method; as it came first."""
+    columns = ["noisy", *(label for label in METHODS if any(label == method for _, method in cells))]
+    lines = []
+    for image in dict.fromkeys(image for image, _ in cells):
+        values = [cells.get((image, label), {}).get("psnr") for label in columns]
+        lines.append([image, *("" if value is None else f"{value:.2f}" for value in values)])
+    return markdown_table(["image", *columns], lines)
 
 
 if __name__ == "__main__":

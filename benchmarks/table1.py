@@ -13,13 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from machine import about
+from publish import RESULTS, markdown_table, publish
 from skimage.io import imread
 
 from monai_dnaprior.compare import Case, Row, compare
 from monai_dnaprior.noise import add_noise
 
-RESULTS = Path(__file__).parent / "results"
 SIDE = 128
 SIGMAS = (15, 25, 50)
 CROPS = {  # modality: image, first row, first column of the 128×128 crop
@@ -52,7 +51,8 @@ def main() -> None:
                 case = make_case(options.data, modality, sigma, full=options.full)
                 rows += compare([case], {label: method(label, sigma)}, options.output / f"{case.name}-{label}")
                 name = "table1-full" if options.full else "table1"
-                (RESULTS / f"{name}.md").write_text(table(merge(rows, name)))
+                cells = merged(rows, name)
+                publish(name, {"rows": list(cells.values())}, table(cells))
 
 
 def method(label: str, sigma: int) -> tuple[str, dict[str, Any]]:
@@ -83,34 +83,33 @@ def make_case(data: Path, modality: str, sigma: int, *, full: bool) -> Case:
     return Case(f"{modality}-{sigma}", add_noise(clean, f"gaussian:{sigma}", seed=sigma), clean)
 
 
-def merge(rows: list[Row], name: str) -> dict[tuple[str, str], dict[str, Any]]:
-    """Write the rows, joined to what was measured before, with the machine and the versions; give all cells."""
-    RESULTS.mkdir(exist_ok=True)
+def merged(rows: list[Row], name: str) -> dict[tuple[str, str], dict[str, Any]]:
+    """The rows by image and method, joined to what was measured before."""
     path = RESULTS / f"{name}.json"
     before = json.loads(path.read_text())["rows"] if path.exists() else []
     cells = {(row["image"], row["method"]): row for row in before}
     for row in rows:
         cells[row.image, row.method] = {key: value for key, value in asdict(row).items() if key != "key"}
-    path.write_text(json.dumps({**about(), "rows": list(cells.values())}, indent=1) + "\n")
     return cells
 
 
 def table(cells: dict[tuple[str, str], dict[str, Any]]) -> str:
     """PSNR in dB: a row an image and noise level, a column a method, and the means over what was measured."""
-    about = "PSNR, dB. Development images: the defaults of dna-prior were chosen on some of them.\n"
     columns = [label for label in METHODS if any(label == method for _, method in cells)]
-    lines = [about, "| image | σ | " + " | ".join(columns) + " |", "|" + " --- |" * (len(columns) + 2)]
+    lines = []
     for modality in CROPS:
         for sigma in SIGMAS:
             values = [cells.get((f"{modality}-{sigma}", label), {}).get("psnr") for label in columns]
+            best = max(value for value in values if value is not None)
             texts = ["" if value is None else f"{value:.2f}" for value in values]
-            lines.append(f"| {modality} | {sigma} | " + " | ".join(texts) + " |")
+            texts = [f"**{text}**" if value == best else text for text, value in zip(texts, values, strict=True)]
+            lines.append([modality, sigma, *texts])
     means = []
     for label in columns:
         measured = [row["psnr"] for (_, method), row in cells.items() if method == label and row["psnr"] is not None]
         full = len(measured) == len(CROPS) * len(SIGMAS)
         means.append(f"{np.mean(measured):.2f}" if full else f"({len(measured)} of {len(CROPS) * len(SIGMAS)})")
-    return "\n".join([*lines, "| mean | | " + " | ".join(means) + " |"]) + "\n"
+    return markdown_table(["image", "σ", *columns], [*lines, ["mean", "", *means]])
 
 
 if __name__ == "__main__":

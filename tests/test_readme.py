@@ -23,6 +23,7 @@ from monai_dnaprior.result import STOP_REASONS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", ROOT / "docs" / "method.md", ROOT / "docs" / "comparison.md"]
 BUNDLE_README = (ROOT / "bundles" / "dnaprior_denoise" / "docs" / "README.md").read_text()
 
 
@@ -85,17 +86,19 @@ def test_commands_are_targets_of_the_makefile() -> None:
     assert all(re.search(rf"^{target}:", makefile, flags=re.M) for target in commands)
 
 
-def test_table_is_the_measured_one() -> None:
-    rows = json.loads((ROOT / "benchmarks" / "results" / "quality.json").read_text())["rows"]
-    for row in rows:
-        assert "| " + " | ".join(str(value) for value in row.values()) + " |" in README
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_tables_are_the_measured_ones(page: Path) -> None:
+    tables = re.findall(r"<!-- (\w+) -->\n(.*?)<!-- /\1 -->", page.read_text(), flags=re.S)
+    assert tables
+    for name, table in tables:
+        assert table == (ROOT / "benchmarks" / "results" / f"{name}.md").read_text()
 
 
 def test_command_of_the_table_writes_it_anew(tmp_path: Path, few_steps: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    quality = importlib.import_module("quality")
-    monkeypatch.setattr(quality, "RESULTS", tmp_path)
-    monkeypatch.setattr(quality, "README", tmp_path / "README.md")
+    quality, publish = (importlib.import_module(name) for name in ("quality", "publish"))
+    monkeypatch.setattr(publish, "RESULTS", tmp_path)
+    monkeypatch.setattr(publish, "PAGES", [tmp_path / "README.md"])
     monkeypatch.setattr("sys.argv", ["quality.py"])
     (tmp_path / "README.md").write_text(README)
     quality.main()

@@ -1,0 +1,54 @@
+"""Where measurements go: a file of numbers with machine and versions, a table, and the pages that show the table."""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PACKAGES = ("monai-dnaprior", "torch", "monai", "scikit-image")
+
+
+def publish(name: str, data: dict[str, Any], table: str) -> None:
+    """Write ``NAME.json`` and ``NAME.md``, and put the table between the marks of that name on every page."""
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps({**about(), **data}, indent=1, ensure_ascii=False) + "\n")
+    (RESULTS / f"{name}.md").write_text(table + "\n")
+    for page in PAGES:
+        marks = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+        text = page.read_text()
+        if marks[0] in text:
+            page.write_text(re.sub(f"(?s)(?<={marks[0]}).*(?={marks[1]})", lambda match: f"{table}\n", text))
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def about() -> dict[str, Any]:
+    """The machine and the versions that a measurement was made with."""
+    return {
+        "machine": {
+            "cpu": cpu_name(),
+            "instructions": torch.backends.cpu.get_cpu_capability(),
+            "threads": torch.get_num_threads(),
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        },
+        "versions": {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
+    }
+
+
+def cpu_name() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()

@@ -1,0 +1,170 @@
+"""Seconds and memory: presets against the reference set-up of Deep Image Prior, a step against its convolutions alone.
+
+Run it on a quiet machine. The reference's 3,000 steps are too long to wait for: a few are timed and multiplied.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from publish import markdown_table, publish
+from skimage.io import imread
+from torch import Tensor, nn
+
+from monai_dnaprior.compare import decibels, peak_memory
+from monai_dnaprior.fit import single_threaded_pool
+from monai_dnaprior.priors import DeepImagePrior, DNAPrior
+
+IMAGE = "mri/pgbm002_t2_a.png"
+SIDE = 256
+REFERENCE_STEPS = 3000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data/images"), help="folder of the modalities")
+    options = parser.parse_args()
+    clean = clean_slice(options.data / IMAGE)
+    results: dict[str, Any] = {"image": f"{IMAGE}, {SIDE}×{SIDE} in the middle, Gaussian noise of sigma 25"}
+    results["presets"] = {preset: one_slice(clean, preset) for preset in ("fast", "default")}
+    reference = REFERENCE_STEPS * reference_step(clean)
+    results["reference"] = {
+        "what": "Deep Image Prior: 128 channels, 3,000 steps, contiguous float32, every thread; ten steps multiplied",
+        "seconds": round(reference, 1),
+        "times default": round(reference / results["presets"]["default"]["seconds"], 1),
+        "times fast": round(reference / results["presets"]["fast"]["seconds"], 1),
+    }
+    results["throughput"] = [throughput(clean, count) for count in (1, 4, 16)]
+    results["step"] = step_against_convolutions()
+    publish("speed", results, table(results))
+
+
+def table(results: dict[str, Any]) -> str:
+    """What was measured, a line each."""
+    reference, step = results["reference"], results["step"]
+    lines = [
+        [f"one slice, preset `{preset}`", f"{row['seconds']} s ({row['steps']} steps), {row['megabytes']} MB"]
+        for preset, row in results["presets"].items()
+    ]
+    lines.append(["Deep Image Prior, 128 channels, 3,000 steps", f"{reference['seconds']} s, from ten steps"])
+    lines.append(["… times `default`, times `fast`", f"{reference['times default']}, {reference['times fast']}"])
+    lines += [
+        [f"{row['slices']} slices in one pass", f"{row['slices a minute']} a minute, {row['megabytes']} MB"]
+        for row in results["throughput"]
+    ]
+    lines.append([f"a step at {step['side']}×{step['side']}, one thread", f"{step['milliseconds']} ms"])
+    lines.append(["… times its convolutions alone", str(step["ratio"])])
+    return markdown_table(["256×256, Gaussian noise of σ 25", ""], lines)
+
+
+def clean_slice(path: Path) -> Tensor:
+    image = np.atleast_3d(imread(path))[..., 0].astype(np.float64)
+    top, left = ((side - SIDE) // 2 for side in image.shape)
+    image = (image / np.percentile(image, 99.9)).clip(0, 1)[top : top + SIDE, left : left + SIDE]
+    return torch.tensor(image, dtype=torch.float32)[None, None]
+
+
+def noisy(clean: Tensor, seed: int = 0) -> Tensor:
+    return clean + 25 / 255 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(seed))
+
+
+def one_slice(clean: Tensor, preset: str) -> dict[str, Any]:
+    """Wall time and memory of one slice."""
+    denoiser = DNAPrior.from_preset(preset)
+    started = time.perf_counter()
+    with peak_memory() as peak:
+        result = denoiser(noisy(clean))
+    return {
+        "seconds": round(time.perf_counter() - started, 2),
+        "steps": result.records[0].steps,
+        "stop_reason": result.records[0].stop_reason,
+        "psnr": round(decibels(result.image, clean), 2),
+        "megabytes": round(peak[0] / 1e6),
+    }
+
+
+def throughput(clean: Tensor, count: int) -> dict[str, Any]:
+    """So many slices in one pass, each with noise of its own."""
+    denoiser = DNAPrior()
+    batch = torch.cat([noisy(clean, seed) for seed in range(count)])
+    started = time.perf_counter()
+    with peak_memory() as peak:
+        denoiser(batch)
+    seconds = time.perf_counter() - started
+    return {
+        "slices": count,
+        "slices a minute": round(60 * count / seconds, 2),
+        "megabytes": round(peak[0] / 1e6),
+    }
+
+
+def reference_step(clean: Tensor) -> float:
+    """Seconds a step of the reference takes, with every thread."""
+    dip = DeepImagePrior()
+    network, image = dip.network(), noisy(clean)
+    objective = dip.objective(network, image, 0.1, seed=0)
+    return timed(stepper(network, image, objective), repeats=10)
+
+
+def step_against_convolutions(side: int = SIDE // 2) -> dict[str, Any]:
+    """A step of the default, as one thread takes it, against its convolutions forward and backward."""
+    prior = DNAPrior()
+    image = noisy(torch.rand(1, 1, side, side, generator=torch.Generator().manual_seed(0)))
+    network = prior.network().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    objective = prior.objective(network, image, 0.1, seed=0)
+    seen: list[tuple[nn.Conv2d, Tensor]] = []
+    hooks = [
+        module.register_forward_hook(lambda module, inputs, output: seen.append((module, inputs[0].detach())))
+        for module in network.modules()
+        if isinstance(module, nn.Conv2d)
+    ]
+    objective(image, network)
+    for hook in hooks:
+        hook.remove()
+
+    def convolutions() -> None:
+        for module, features in seen:
+            output = module(features.requires_grad_())
+            torch.autograd.grad(output, [features, *module.parameters()], torch.ones_like(output))
+
+    with single_threaded_pool() as pool:
+        step = pool.submit(timed, stepper(network, image, objective), repeats=30).result()
+        alone = pool.submit(timed, convolutions, repeats=30).result()
+    return {
+        "side": side,
+        "milliseconds": round(1e3 * step, 2),
+        "convolutions alone": round(1e3 * alone, 2),
+        "ratio": round(step / alone, 2),
+    }
+
+
+def stepper(network: nn.Module, image: Tensor, objective: Callable[..., tuple[Tensor, Tensor]]) -> Callable[[], None]:
+    """One step of the fit, as :func:`monai_dnaprior.fit.fit` takes it."""
+    descent = torch.optim.Adam(network.parameters(), lr=0.01)
+
+    def step() -> None:
+        descent.zero_grad()
+        objective(image, network)[0].backward()
+        descent.step()
+
+    return step
+
+
+def timed(function: Callable[[], None], *, repeats: int) -> float:
+    """Seconds a call, after two that do not count."""
+    for _ in range(2):
+        function()
+    started = time.perf_counter()
+    for _ in range(repeats):
+        function()
+    return (time.perf_counter() - started) / repeats
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""What stopping by itself costs: DNA-Prior's default against the best step, which only the clean image knows."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from publish import markdown_table, publish
+from table1 import CROPS, SIGMAS, make_case
+from torch import Tensor
+
+from monai_dnaprior.compare import decibels
+from monai_dnaprior.fit import StoppingRule
+from monai_dnaprior.priors import DNAPrior
+
+EVERY = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watched(DNAPrior):
+    """The same fit to its last step, with the averaged output kept on the way."""
+
+    kept: dict[int, Tensor] = field(default_factory=dict)
+
+    def rules(self, sigma: float) -> list[StoppingRule]:
+        looks = 0
+
+        def keep(residual: float, estimate: Tensor, average: Tensor) -> None:
+            nonlocal looks
+            looks += 10
+            if looks % EVERY == 0:
+                self.kept[looks] = average.clone()
+
+        return [keep]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data/images"), help="folder of the modalities")
+    options = parser.parse_args()
+    rows: list[dict[str, Any]] = []
+    for sigma in SIGMAS:
+        for modality in CROPS:
+            rows.append(measure(options.data, modality, sigma))
+            write(rows)
+
+
+def measure(data: Path, modality: str, sigma: int) -> dict[str, Any]:
+    """PSNR at the default's own step, at the best of every fiftieth, and at the last."""
+    case = make_case(data, modality, sigma, full=False)
+    assert case.clean is not None
+    own = DNAPrior()(case.noisy)
+    watched = Watched()
+    watched(case.noisy)
+    quality = {steps: decibels(finished(watched, case.noisy, steps), case.clean) for steps in watched.kept}
+    best = max(quality, key=lambda steps: quality[steps])
+    return {
+        "image": case.name,
+        "own step": own.records[0].steps,
+        "stop_reason": own.records[0].stop_reason,
+        "own": round(decibels(own.image, case.clean), 2),
+        "best step (oracle)": best,
+        "best (oracle)": round(quality[best], 2),
+        "last step": max(quality),
+        "last": round(quality[max(quality)], 2),
+    }
+
+
+def finished(watched: Watched, noisy: Tensor, steps: int) -> Tensor:
+    """What the default makes of the averaged output after so many steps."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Resumed(DNAPrior):
+        def objective(self, *arguments: Any) -> Any:
+            return lambda noisy, network: (next(network.parameters()).sum(), watched.kept[steps])
+
+    return Resumed(steps=1, averaging=0.0)(noisy).image
+
+
+def write(rows: list[dict[str, Any]]) -> None:
+    """The rows, and what they lose on the whole."""
+    losses = [row["best (oracle)"] - row["own"] for row in rows]
+    beyond = [row["own"] - row["last"] for row in rows]
+    summary = {
+        "mean loss against the best step": round(float(np.mean(losses)), 3),
+        "worst loss": round(max(losses), 2),
+        "mean loss of running on to the last step": round(float(np.mean(beyond)), 3),
+        "worst loss of running on": round(max(beyond), 2),
+    }
+    lines = markdown_table(list(rows[0]), [[*row.values()] for row in rows])
+    text = "\n".join([lines, "", *(f"- {name}: {value} dB" for name, value in summary.items())])
+    publish("stopping", {**summary, "rows": rows}, text)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()
