@@ -14,6 +14,8 @@ FLAT = 1e-6
 BLOCK = 8
 SMOOTHEST = 0.2  # of all blocks are taken to hold noise alone
 CORRELATED = 0.15  # correlation of neighbours from which noise is called correlated
+SECOND_DIFFERENCE = (1 / 6**0.5, -2 / 6**0.5, 1 / 6**0.5)  # along one axis; of unit energy
+DEPENDENT = 1.3  # times as much noise in bright as in dark places from which it is called dependent on brightness
 
 
 def estimate_sigma(noisy: Tensor) -> Tensor:
@@ -111,6 +113,65 @@ def block_correlation(image: Tensor) -> Tensor:
     rest = rest[energies <= energies.quantile(SMOOTHEST)].reshape(-1, BLOCK, BLOCK)
     along_rows, along_columns = (rest[..., 1:] * rest[..., :-1]).mean(), (rest[:, 1:] * rest[:, :-1]).mean()
     return (along_rows + along_columns) / 2 / rest.square().mean()
+
+
+def brightness_dependence(noisy: Tensor) -> Tensor:
+    """How many times as much noise the brightest quarter of each image has as the darkest: 1 for noise that is even.
+
+    Above ``DEPENDENT`` (1.3) the noise is taken to depend on brightness, as where photons are counted or noise is
+    multiplicative.
+
+    Args:
+        noisy: (B, C, H, W).
+
+    Returns:
+        (B,); 1 for images with too few blocks to tell.
+
+    >>> image = torch.linspace(0, 1, 128).expand(1, 1, 128, 128)
+    >>> [bool(brightness_dependence(add_noise(image, noise)) > DEPENDENT) for noise in ("gaussian:25", "poisson:30")]
+    [False, True]
+    """
+    ratios = []
+    for image in noisy.split(1):
+        _, levels = noise_levels(image, groups=4)
+        known = len(levels) == 4 and levels[0] > 0
+        ratios.append(levels[-1] / levels[0] if known else levels.new_ones(()))
+    return torch.stack(ratios).to(noisy.dtype)
+
+
+def noise_levels(noisy: Tensor, *, groups: int) -> tuple[Tensor, Tensor]:
+    """Brightness and noise level of an image (1, C, H, W), in so many groups of 8×8 blocks from dark to bright.
+
+    The level is that of the smoothest fifth of a group's blocks, after second differences along rows and columns,
+    which leave little of anatomy. Blocks without any noise do not count; no group if fewer than four blocks are left
+    for each.
+    """
+    planes = noisy.double().reshape(-1, 1, *noisy.shape[-2:])
+    if min(planes.shape[-2:]) < BLOCK + 2:
+        return planes.new_zeros(0), planes.new_zeros(0)
+    difference = planes.new_tensor(SECOND_DIFFERENCE)
+    details = conv2d(planes, torch.outer(difference, difference)[None, None])
+    means, energies = (
+        unfold(image, BLOCK, stride=BLOCK).mT.reshape(-1, BLOCK * BLOCK).mean(1)
+        for image in (planes[..., 1:-1, 1:-1], details.square())
+    )
+    noisy_blocks = energies > (FLAT * planes.abs().max()) ** 2
+    means, energies = means[noisy_blocks], energies[noisy_blocks]
+    if len(means) < 4 * groups:
+        return planes.new_zeros(0), planes.new_zeros(0)
+    parts = means.argsort().tensor_split(groups)
+    levels = torch.stack([energies[part].quantile(SMOOTHEST) for part in parts]).sqrt()
+    return torch.stack([means[part].mean() for part in parts]), levels
+
+
+def noise_warnings(noisy: Tensor) -> tuple[str, ...]:
+    """What is known of the noise of one image (1, C, H, W) that no method for even white noise can treat."""
+    warnings = []
+    if noise_correlation(noisy).item() > CORRELATED:
+        warnings.append("the noise is correlated: alike in neighbouring pixels, it cannot be told from anatomy")
+    if brightness_dependence(noisy).item() > DEPENDENT:
+        warnings.append("the noise depends on brightness: bright and dark places are not denoised alike")
+    return tuple(warnings)
 
 
 def gaussian_noise(image: Tensor, sigma: float, *, seed: int) -> Tensor:

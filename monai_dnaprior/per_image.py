@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .fit import Discrepancy, FitResult, MovingVariance, Objective, StoppingRule, fit, root_mean_square, side_by_side
-from .noise import estimate_sigma, varying_pixels
+from .noise import estimate_sigma, noise_warnings, varying_pixels
 from .result import Record, Result, check_noisy
 
 STOPPING = ("discrepancy", "variance", "steps")
@@ -134,11 +134,11 @@ class PerImageFit:
         initial = self.network(noisy.shape[1]) if network is None else checked_module(network)
         jobs = [(image, index, restart) for image, index in zip(noisy.split(1), indices, strict=True)
                 for restart in range(self.restarts)]  # fmt: skip
-        outcomes = side_by_side(partial(self._denoise, initial), *zip(*jobs, strict=True), device=noisy.device)
+        outcomes = side_by_side(partial(self.denoise_one, initial), *zip(*jobs, strict=True), device=noisy.device)
         groups = [outcomes[start : start + self.restarts] for start in range(0, len(outcomes), self.restarts)]
         return combined(groups)
 
-    def _denoise(self, initial: nn.Module, noisy: Tensor, index: int, restart: int) -> tuple[Tensor, Record]:
+    def denoise_one(self, initial: nn.Module, noisy: Tensor, index: int, restart: int) -> tuple[Tensor, Record]:
         """One image (1, C, H, W): leave it alone, or fit it, once more if that fails."""
         started = time.perf_counter()
         noisy = noisy.clone().float()
@@ -151,6 +151,7 @@ class PerImageFit:
         else:
             seeds = [slice_seed(self.seed, index, attempt, noisy) for attempt in (2 * restart, 2 * restart + 1)]
             image, record = self._fitted(initial, noisy, sigma, seeds)
+            record = replace(record, warnings=(*record.warnings, *noise_warnings(noisy)))
         return image, replace(record, seconds=time.perf_counter() - started)
 
     def _fitted(self, initial: nn.Module, noisy: Tensor, sigma: float, seeds: Sequence[int]) -> tuple[Tensor, Record]:

@@ -15,6 +15,8 @@ from .networks import GaborNet, SkipNet, check_architecture, coordinate_grid, fi
 from .noise import varying_pixels
 from .per_image import PerImageFit, check_not_negative
 from .refinement import refine
+from .result import Record
+from .stabilisation import Stabiliser
 
 TV_WEIGHT_PER_SIGMA = 0.3
 INPUT_NOISE_PER_SIGMA = 0.1
@@ -26,6 +28,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "paper": {
         "steps": 3000,
         "tv_weight": 1e-4,
+        "stabilise": False,
         "shrink": 1,
         "refinements": 0,
         "stopping": "steps",
@@ -126,6 +129,8 @@ class DNAPrior(SkipNetPrior):
             and the bracket, the part of the energy that is not noise, makes up for :math:`L_{IS}` being relative to y
             and :math:`L_{TV}` to the much weaker :math:`\hat x` where an image is dark.
         fidelity_weight: :math:`\alpha`.
+        stabilise: treat an image whose noise depends on brightness (Poisson, multiplicative) on the grey scale where it
+            is even, see :class:`~monai_dnaprior.stabilisation.Stabiliser`.
         shrink: the network is fitted to the image averaged over blocks of shrink × shrink pixels, whose noise is that
             much weaker, in as many times fewer operations; an image that would have a side under 32 pixels, as it is.
         refinements: rounds of :func:`~monai_dnaprior.refinement.refine` on the fitted image, at its size and full size.
@@ -150,6 +155,7 @@ class DNAPrior(SkipNetPrior):
     steps: int = 800
     tv_weight: float | None = None
     fidelity_weight: float = 1.0
+    stabilise: bool = True
     shrink: int = 2
     refinements: int = 3
     input_noise: float | None = None
@@ -184,6 +190,15 @@ class DNAPrior(SkipNetPrior):
     def loss(self, estimate: Tensor, noisy: Tensor, tv_weight: float) -> Tensor:
         """Equation 6."""
         return self.fidelity_weight * spectral_fidelity(estimate, noisy) + tv_weight * total_variation(estimate)
+
+    def denoise_one(self, initial: nn.Module, noisy: Tensor, index: int, restart: int) -> tuple[Tensor, Record]:
+        stabiliser = Stabiliser.if_needed(noisy) if self.stabilise else None
+        if stabiliser is None:
+            return super().denoise_one(initial, noisy, index, restart)
+        even = stabiliser(noisy.float())
+        image, record = super().denoise_one(initial, even, index, restart)
+        image = torch.where(image == even, noisy, stabiliser.inverse(image, record.sigma))
+        return image.float(), replace(record, noise_variance=stabiliser.variance)
 
     def estimate(self, network: nn.Module, noisy: Tensor, where: Tensor, sigma: float, seed: int) -> FitResult:
         """The fit, of a smaller image if that is large enough, whose refined result is enlarged."""

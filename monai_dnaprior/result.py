@@ -23,6 +23,8 @@ class Record:
             ``non-finite`` (the fit failed twice), which three give back the input, or ``filter``: no fit.
         seconds: wall time.
         seed: of the fit's fixed input and input noise: a hash of the user's seed, the voxels and the slice index.
+        noise_variance: a, b and c of the noise's variance a + b u + c u² at brightness u, where the fit was made on the
+            grey scale on which such noise is even; ``sigma`` and ``residual`` are on that scale then.
         tv_weight: the weight of the total variation that was used, if any.
         residual: RMS of input minus what was fitted, over the pixels that differ from a neighbour (an empty background
             has no noise to compare with); with restarts, of the first, like ``steps``, ``seed`` and ``trace``.
@@ -35,6 +37,7 @@ class Record:
     stop_reason: str = "steps"
     seconds: float = 0.0
     seed: int = 0
+    noise_variance: tuple[float, float, float] | None = None
     tv_weight: float | None = None
     residual: float = 0.0
     trace: tuple[tuple[int, float, float], ...] = ()
