@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import re
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -23,11 +22,17 @@ def publish(name: str, data: dict[str, Any], table: str) -> None:
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps({**about(), **data}, indent=1, ensure_ascii=False) + "\n")
     (RESULTS / f"{name}.md").write_text(table + "\n")
+    show(name)
+
+
+def show(name: str) -> None:
+    """Put a table as it was written onto the pages that have its marks."""
+    table = (RESULTS / f"{name}.md").read_text()
     for page in PAGES:
-        marks = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+        begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
         text = page.read_text()
-        if marks[0] in text:
-            page.write_text(re.sub(f"(?s)(?<={marks[0]}).*(?={marks[1]})", lambda match: f"{table}\n", text))
+        if begin in text:
+            page.write_text(text[: text.index(begin) + len(begin)] + table + text[text.index(end) :])
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
@@ -52,3 +57,8 @@ def cpu_name() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor()
+
+
+if __name__ == "__main__":
+    for path in RESULTS.glob("*.md"):
+        show(path.stem)

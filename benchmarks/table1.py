@@ -53,6 +53,7 @@ def main() -> None:
                 name = "table1-full" if options.full else "table1"
                 cells = merged(rows, name)
                 publish(name, {"rows": list(cells.values())}, table(cells))
+                publish(f"{name}_means", {"means": means(cells)}, means_table(means(cells)))
 
 
 def method(label: str, sigma: int) -> tuple[str, dict[str, Any]]:
@@ -104,12 +105,24 @@ def table(cells: dict[tuple[str, str], dict[str, Any]]) -> str:
             texts = ["" if value is None else f"{value:.2f}" for value in values]
             texts = [f"**{text}**" if value == best else text for text, value in zip(texts, values, strict=True)]
             lines.append([modality, sigma, *texts])
-    means = []
-    for label in columns:
-        measured = [row["psnr"] for (_, method), row in cells.items() if method == label and row["psnr"] is not None]
-        full = len(measured) == len(CROPS) * len(SIGMAS)
-        means.append(f"{np.mean(measured):.2f}" if full else f"({len(measured)} of {len(CROPS) * len(SIGMAS)})")
-    return markdown_table(["image", "σ", *columns], [*lines, ["mean", "", *means]])
+    whole = means(cells)
+    last = [f"{whole[label]:.2f}" if label in whole else "" for label in columns]
+    return markdown_table(["image", "σ", *columns], [*lines, ["mean", "", *last]])
+
+
+def means(cells: dict[tuple[str, str], dict[str, Any]]) -> dict[str, float]:
+    """The mean PSNR of every method that has been measured on all images and noise levels."""
+    quality = {
+        label: [row["psnr"] for (_, method), row in cells.items() if method == label and row["psnr"] is not None]
+        for label in METHODS
+    }
+    count = len(CROPS) * len(SIGMAS)
+    return {label: round(float(np.mean(values)), 2) for label, values in quality.items() if len(values) == count}
+
+
+def means_table(quality: dict[str, float]) -> str:
+    ordered = sorted(quality, key=lambda label: quality[label])
+    return markdown_table(["method", *ordered], [["mean PSNR, dB", *(f"{quality[label]:.2f}" for label in ordered)]])
 
 
 if __name__ == "__main__":
