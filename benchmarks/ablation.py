@@ -49,7 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("../shared/data/images"), help="folder of the modalities")
     options = parser.parse_args()
-    cases = {name: make_case(options.data, name, SIGMA, full=False) for name in CROPS}
+    cases = {name: make_case(options.data, name, SIGMA) for name in CROPS}
     rows = {}
     for label, fields in VARIANTS.items():
         rows[label] = measure(cases, lambda case, fields=fields: DNAPrior(**fields)(case.noisy).image)  # type: ignore[misc]

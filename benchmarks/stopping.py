@@ -51,7 +51,7 @@ def main() -> None:
 
 def measure(data: Path, modality: str, sigma: int) -> dict[str, Any]:
     """PSNR at the default's own step, at the best of every fiftieth, and at the last."""
-    case = make_case(data, modality, sigma, full=False)
+    case = make_case(data, modality, sigma)
     assert case.clean is not None
     own = DNAPrior()(case.noisy)
     watched = Watched()

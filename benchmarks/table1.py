@@ -30,6 +30,15 @@ CROPS = {  # modality: image, first row, first column of the 128×128 crop
     "histopathology": ("histopathology/breakhis_B_TA_14_16184CD_400_024.png", 100, 200),
     "ultrasound": ("ultrasound/busi_benign_026.png", 40, 200),
 }
+HELD_OUT = {  # the last file of each folder, in the middle: nothing was chosen on them, and they were not looked at
+    "microscopy": ("microscopy/dsb_e2d22d3d.png", 64, 64),
+    "mri": ("mri/pgbm003_t2_a.png", 96, 76),
+    "pet": ("pet/sts001_cor060.png", 69, 0),
+    "ct": ("ct/tcga_0088.png", 192, 192),
+    "endoscopy": ("endoscopy/kvasir_test_081.png", 112, 112),
+    "histopathology": ("histopathology/monuseg_HC_7209_01A_01_TS1.png", 96, 96),
+    "ultrasound": ("ultrasound/busi_normal_109.png", 173, 214),
+}
 COLOUR = ("endoscopy", "histopathology")
 METHODS = (
     "wavelet tv bm3d bm3d-given nl-means gaussian median dip dip-tv wire ds-n2n dsp self2self "
@@ -41,16 +50,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data/images"), help="folder of the modalities")
     parser.add_argument("--methods", default=",".join(METHODS), help="columns to measure, with commas")
-    parser.add_argument("--output", type=Path, default=Path("demo/table1"), help="folder for what is denoised")
+    parser.add_argument("--output", type=Path, default=Path("demo"), help="folder for what is denoised")
+    parser.add_argument("--held-out", action="store_true", help="crops of other images, on which nothing was chosen")
     parser.add_argument("--full", action="store_true", help="whole images in place of crops (for GPU machines)")
     options = parser.parse_args()
+    name = "table1" + "_held_out" * options.held_out + "_full" * options.full
     rows: list[Row] = []
     for label in options.methods.split(","):
         for sigma in SIGMAS:
             for modality in CROPS:
-                case = make_case(options.data, modality, sigma, full=options.full)
-                rows += compare([case], {label: method(label, sigma)}, options.output / f"{case.name}-{label}")
-                name = "table1-full" if options.full else "table1"
+                case = make_case(options.data, modality, sigma, held_out=options.held_out, full=options.full)
+                rows += compare([case], {label: method(label, sigma)}, options.output / name / f"{case.name}-{label}")
                 cells = merged(rows, name)
                 publish(name, {"rows": list(cells.values())}, table(cells))
                 publish(f"{name}_means", {"means": means(cells)}, means_table(means(cells)))
@@ -65,9 +75,9 @@ def method(label: str, sigma: int) -> tuple[str, dict[str, Any]]:
     return label, {}
 
 
-def make_case(data: Path, modality: str, sigma: int, *, full: bool) -> Case:
+def make_case(data: Path, modality: str, sigma: int, *, held_out: bool = False, full: bool = False) -> Case:
     """The clean image in [0, 1] and the same with seeded noise."""
-    name, row, column = CROPS[modality]
+    name, row, column = (HELD_OUT if held_out else CROPS)[modality]
     image = np.atleast_3d(imread(data / name))[..., :3].astype(np.float64)
     if modality == "ct":
         image = (image - 1024 + 1000) / 1400  # Hounsfield units from -1000 to 400

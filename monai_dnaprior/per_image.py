@@ -150,9 +150,20 @@ class PerImageFit:
             image, record = noisy, replace(record, stop_reason="clean")
         else:
             seeds = [slice_seed(self.seed, index, attempt, noisy) for attempt in (2 * restart, 2 * restart + 1)]
-            image, record = self._fitted(initial, noisy, sigma, seeds)
+            image, record = self._fitted_somewhere(initial, noisy, sigma, seeds)
             record = replace(record, warnings=(*record.warnings, *noise_warnings(noisy)))
         return image, replace(record, seconds=time.perf_counter() - started)
+
+    def _fitted_somewhere(
+        self, initial: nn.Module, noisy: Tensor, sigma: float, seeds: Sequence[int]
+    ) -> tuple[Tensor, Record]:
+        """The fit where the image lies, or on the CPU if the memory there does not suffice."""
+        try:
+            return self._fitted(initial, noisy, sigma, seeds)
+        except torch.OutOfMemoryError:
+            image, record = self._fitted(copy.deepcopy(initial).cpu(), noisy.cpu(), sigma, seeds)
+        warning = f"out of memory on {noisy.device}: fitted on the CPU"
+        return image.to(noisy.device), replace(record, warnings=(*record.warnings, warning))
 
     def _fitted(self, initial: nn.Module, noisy: Tensor, sigma: float, seeds: Sequence[int]) -> tuple[Tensor, Record]:
         """A noisy image where its pixels vary, fitted with the first of the seeds that does not fail."""

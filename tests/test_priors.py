@@ -9,7 +9,7 @@ import torch
 from conftest import GUARDED, SHORT
 from torch import Tensor
 
-from monai_dnaprior import create_denoiser, priors
+from monai_dnaprior import create_denoiser, per_image, priors
 from monai_dnaprior.compare import decibels
 from monai_dnaprior.losses import spectral_fidelity, squared_error, total_variation, variation
 from monai_dnaprior.networks import SkipNet, fixed_input
@@ -125,6 +125,70 @@ def test_a_fit_that_fails_is_tried_once_more_and_then_gives_the_input_back(
     assert torch.equal(prior(noisy).image[1], expected.image[1])
 
 
+def test_a_device_without_enough_memory_leaves_the_fit_to_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    noisy = torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    prior = DNAPrior(**SHORT)
+    expected, estimate = prior(noisy), DNAPrior.estimate
+    calls: list[int] = []
+
+    def short_of_memory_at_first(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return estimate(*arguments)
+
+    monkeypatch.setattr(DNAPrior, "estimate", short_of_memory_at_first)
+    result = prior(noisy)
+    assert torch.equal(result.image, expected.image)
+    assert "out of memory on cpu: fitted on the CPU" in result.records[0].warnings
+
+
+@pytest.mark.parametrize("restarts", [2, 3])
+def test_restarts_are_averaged_and_spread(restarts: int, noisy_slice: Tensor) -> None:
+    several, once = DNAPrior(**SHORT, restarts=restarts)(noisy_slice), DNAPrior(**SHORT)(noisy_slice)
+    assert once.spread is None
+    assert several.spread is not None
+    assert several.spread.shape == noisy_slice.shape
+    assert several.spread.mean() > 1e-4
+    if restarts == 2:  # of two numbers, mean and deviation give back both
+        first = several.image + several.spread * torch.sign(once.image - several.image) / 2**0.5
+        torch.testing.assert_close(first, once.image, atol=1e-5, rtol=0)
+
+
+def test_a_batch_with_restarts_equals_its_images_alone(noisy_slice: Tensor) -> None:
+    prior, images = DNAPrior(**SHORT, restarts=2), torch.cat((noisy_slice, noisy_slice.flip(-1)))
+    together = prior(images)
+    for index in range(2):
+        alone = prior(images[index : index + 1], slice_indices=[index])
+        assert torch.equal(together.image[index], alone.image[0])
+        assert torch.equal(together.spread[index], alone.spread[0])
+
+
+def test_a_shrunk_fit_is_of_the_averaged_image_and_has_the_size_of_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Tensor] = []
+    fit = per_image.fit
+
+    def watched(network: Any, noisy: Tensor, *rest: Any, **options: Any) -> Any:
+        seen.append(noisy)
+        return fit(network, noisy, *rest, **options)
+
+    monkeypatch.setattr(per_image, "fit", watched)
+    noisy = torch.rand(1, 1, 67, 70, generator=torch.Generator().manual_seed(0))
+    assert DNAPrior(**SHORT, shrink=2)(noisy).image.shape == noisy.shape
+    torch.testing.assert_close(seen[0][..., :33, :], torch.nn.functional.avg_pool2d(noisy, 2))
+    assert seen[0].shape[-2:] == (34, 35)
+    DNAPrior(**SHORT, shrink=2)(noisy[..., :63, :])  # half of it is too small to fit
+    DNAPrior(**SHORT, shrink=1)(noisy)
+    assert [image.shape[-2:] for image in seen[1:]] == [(63, 70), (67, 70)]
+
+
+def test_the_weight_falls_where_noise_is_most_of_the_energy() -> None:
+    noise = 0.2 * torch.randn(1, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    bright, dark = (DNAPrior().weight(level + noise, 0.2) for level in (1.0, 0.1))
+    assert bright == pytest.approx(0.3 * 0.2 / 1.04, rel=0.02)
+    assert dark == pytest.approx(0.3 * 0.2 * 0.2, rel=0.2)
+
+
 def test_sigmoid_does_not_cut_what_lies_outside_zero_to_one() -> None:
     image = torch.tensor([[[[-0.5, 0.2], [0.7, 2.5]]]])
     assert sigmoid_range(image) == (-0.5, 3.0)
@@ -169,6 +233,10 @@ def test_stopping_rules_run(stopping: str, noisy_slice: Tensor) -> None:
         ({"averaging": 1.0}, r"averaging=1.0 must lie in \[0, 1\)"),
         ({"stopping": "never"}, "stopping='never' is unknown; choose one of discrepancy, variance, steps"),
         ({"seed": -1}, "seed=-1 must be a whole number, at least 0"),
+        ({"restarts": 0}, "restarts=0 must be a whole number, at least 1"),
+        ({"shrink": 0}, "shrink=0 must be a whole number, at least 1"),
+        ({"refinements": -1}, "refinements=-1 must be a whole number, at least 0"),
+        ({"discrepancy": 0.0}, "discrepancy=0.0 must be positive"),
         ({"width": 0}, "width=0 must be at least 1"),
         ({"padding": "wrap"}, "padding='wrap' is unknown"),
         ({"preset": "papers"}, "preset='papers' is unknown; choose one of default, fast, best, paper"),

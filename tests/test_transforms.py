@@ -144,6 +144,25 @@ def test_without_metadata_tracking_tensors_stay_tensors() -> None:
     assert type(output) is torch.Tensor
 
 
+def test_spread_is_in_the_units_of_the_image_and_needs_restarts() -> None:
+    image = MetaTensor(noisy_volume(), affine=2 * torch.eye(4))
+    options = {"steps": STEPS, "restarts": 2, "residual": True, "spread": True}
+    denoised, residual, spread = DNAPriorDenoise(**options)(image)
+    assert spread.shape == image.shape
+    assert torch.equal(spread.affine, image.affine)
+    assert bits(spread)[bits(image).isfinite()].max() > 0
+    in_other_units = DNAPriorDenoise(**options)(1024 * image)[2]
+    torch.testing.assert_close(bits(in_other_units), 1024 * bits(spread), rtol=1e-2, atol=1e-2)
+    dictionary = DNAPriorDenoised("image", **options)({"image": image})
+    assert sorted(dictionary) == ["image", "image_residual", "image_spread"]
+    for key, expected in zip(sorted(dictionary), (denoised, residual, spread), strict=True):
+        assert torch.equal(dictionary[key], expected)
+    with pytest.raises(ValueError, match="spread=True needs a fit that is restarted; set restarts to at least 2"):
+        DNAPriorDenoise(spread=True)
+    with pytest.raises(ValueError, match="spread=True needs"):
+        Denoised("image", "tv", spread=True)
+
+
 def test_residual_is_input_minus_output_and_zero_where_nothing_was_seen() -> None:
     image = MetaTensor(noisy_volume(), affine=2 * torch.eye(4))
     image[0, 1, 1, 1] = float("nan")
