@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument("--methods", default=",".join(METHODS), help="columns to measure, with commas")
     parser.add_argument("--output", type=Path, default=Path("demo"), help="folder for what is denoised")
     parser.add_argument("--held-out", action="store_true", help="crops of other images, on which nothing was chosen")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--full", action="store_true", help="whole images in place of crops (for GPU machines)")
     options = parser.parse_args()
     name = "table1" + "_held_out" * options.held_out + "_full" * options.full
@@ -60,7 +61,8 @@ def main() -> None:
         for sigma in SIGMAS:
             for modality in CROPS:
                 case = make_case(options.data, modality, sigma, held_out=options.held_out, full=options.full)
-                rows += compare([case], {label: method(label, sigma)}, options.output / name / f"{case.name}-{label}")
+                folder = options.output / name / f"{case.name}-{label}"
+                rows += compare([case], {label: method(label, sigma)}, folder, device=options.device)
                 cells = merged(rows, name)
                 publish(name, {"rows": list(cells.values())}, table(cells))
                 publish(f"{name}_means", {"means": means(cells)}, means_table(means(cells)))

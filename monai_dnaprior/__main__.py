@@ -9,6 +9,7 @@ from pathlib import Path
 
 from . import __version__, list_denoisers
 from .compare import compare, load_cases
+from .transforms import computing_device, device_name
 
 DESCRIPTION = """Self-supervised denoising of medical images.
 Not a medical device; keep the original.
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     try:
         return run_compare(options)
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
         print(f"monai-dnaprior: {error}".splitlines()[0], file=sys.stderr)
         return 2
 
@@ -51,6 +52,7 @@ def add_compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reference", nargs="+", metavar="IMAGE", help="the images are noisy: these are clean")
     parser.add_argument("--slice", type=int, help="slice of volumes (the middle)")
     parser.add_argument("--steps", type=int, help="at most this many steps a fit (each method's own)")
+    parser.add_argument("--device", default="cpu", help="where to compute, cpu or cuda (cpu)")
     parser.add_argument("--seed", type=int, default=0, help="of the noise and of every fit (0)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar, no table")
 
@@ -72,7 +74,8 @@ def run_compare(options: argparse.Namespace) -> int:
         seed=options.seed,
     )
     methods = {name: (name, {"seed": options.seed, **budget}) for name in names}
-    compare(cases, methods, options.output, progress=not options.quiet)
+    device = str(computing_device(device_name(options.device)))
+    compare(cases, methods, options.output, device=device, progress=not options.quiet)
     if not options.quiet:
         print((options.output / "table.md").read_text(), end="")
     return 0

@@ -149,6 +149,7 @@ def compare(
     methods: Mapping[str, tuple[str, Mapping[str, Any]]],
     output: str | Path,
     *,
+    device: str = "cpu",
     progress: bool = False,
 ) -> list[Row]:
     """Run every method on every case, and write ``table.csv``, ``table.md``, ``grid.png`` and ``plot.png``.
@@ -160,6 +161,7 @@ def compare(
         cases: see :func:`load_cases`.
         methods: label to (name, options) of :func:`~monai_dnaprior.denoisers.create_denoiser`.
         output: folder.
+        device: where the methods compute.
         progress: show a progress bar.
     """
     folder = Path(output)
@@ -171,7 +173,7 @@ def compare(
         key, stored = row_key(case, name, options), folder / "denoised" / f"{case.name}-{label}.npy"
         row = done.get(key) if stored.exists() else None
         if row is None:
-            row, denoised = run_method(case, label, name, options, key)
+            row, denoised = run_method(case, label, name, options, key, device)
             if denoised is not None:
                 np.save(stored, denoised.numpy())
         rows.append(row)
@@ -186,31 +188,34 @@ def compare(
     return rows
 
 
-def run_method(case: Case, label: str, name: str, options: Mapping[str, Any], key: str) -> tuple[Row, Tensor | None]:
+def run_method(
+    case: Case, label: str, name: str, options: Mapping[str, Any], key: str, device: str
+) -> tuple[Row, Tensor | None]:
     """One method on one case: its row, and its output unless it failed."""
     started = time.perf_counter()
     try:
         with peak_memory() as peak:
-            result = create_denoiser(name, **options)(case.noisy)
+            result = create_denoiser(name, **options)(case.noisy.to(device))
+            image = result.image.cpu()
     except Exception as error:  # one failing method must not end the comparison
         return Row(case.name, label, error=f"{type(error).__name__}: {error}".splitlines()[0], key=key), None
     seconds, record = time.perf_counter() - started, result.records[0]
-    removed = case.noisy - result.image
+    removed = case.noisy - image
     row = Row(
         case.name,
         label,
-        psnr=None if case.clean is None else round(decibels(result.image, case.clean), 2),
-        ssim=None if case.clean is None else round(similarity(result.image, case.clean), 4),
+        psnr=None if case.clean is None else round(decibels(image, case.clean), 2),
+        ssim=None if case.clean is None else round(similarity(image, case.clean), 4),
         sigma=round(255 * estimate_sigma(case.noisy).item(), 2),
         residual_correlation=round(noise_correlation(removed).item(), 3),
-        image_correlation=round(correlation(removed, result.image), 3),
+        image_correlation=round(correlation(removed, image), 3),
         steps=record.steps,
         stop_reason=record.stop_reason,
         seconds=round(seconds, 3),
         megabytes=round(peak[0] / 1e6, 1),
         key=key,
     )
-    return row, result.image
+    return row, image
 
 
 def decibels(image: Tensor, clean: Tensor) -> float:

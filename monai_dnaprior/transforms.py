@@ -302,6 +302,6 @@ def computing_device(device: str | torch.device) -> torch.device:
             "device='cuda' cannot be used inside a DataLoader worker; set num_workers=0, or use monai.data."
             "ThreadDataLoader, whose workers are threads."
         )
-    if device.type == "cuda" and not torch.cuda.is_available():
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise RuntimeError(f"device={str(device)!r} is not available on this machine; use device='cpu'.")
     return device

@@ -156,6 +156,8 @@ def test_command_line_on_pairs(picture: Path, tmp_path: Path, capsys: pytest.Cap
         (["{picture}", "--methods", "tv", "--noise", "salt:3"], "noise='salt:3' must be one of gaussian"),
         (["{picture}", "--methods", "tv", "--reference", "{picture}", "{picture}"], "reference has 2 images"),
         (["{nifti}", "--methods", "tv", "--slice", "9"], "slice=9 is not in"),
+        (["{picture}", "--methods", "tv", "--device", "gpu"], "device='gpu' is no torch device"),
+        (["{picture}", "--methods", "tv", "--device", "cuda:99"], "device='cuda:99' is not available"),
     ],
 )
 def test_bad_calls_are_one_line_and_leave_nothing(

@@ -109,6 +109,16 @@ def test_command_of_the_table_writes_it_anew(tmp_path: Path, few_steps: None, mo
     assert written != README
 
 
+def test_gpu_benchmark_measures_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    gpu = importlib.import_module("gpu")
+    results = gpu.measure("cpu", 40, 2, {"default": {"steps": 10}}, paper={"steps": 2, "width": 4, "scales": 1})
+    row = results["presets"]["default"]
+    assert row["same bits twice"]
+    assert row["psnr"] == row["psnr on the CPU"] > 15
+    assert "2 slices of 40×40" in gpu.table(results)
+
+
 def test_stop_reasons_are_all_explained() -> None:
     assert tuple(re.findall(r"^\| `([\w-]+)` \|", README, flags=re.M)) == STOP_REASONS
 

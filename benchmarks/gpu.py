@@ -1,0 +1,100 @@
+"""What a GPU gives: the same picture as the CPU, the same bits twice, seconds a volume, seconds against the reference.
+
+One command on a machine with a GPU; without one it says so. The table at full size follows with
+``python benchmarks/table1.py --full --device cuda``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from publish import markdown_table, publish
+from torch import Tensor
+
+from monai_dnaprior.compare import decibels
+from monai_dnaprior.noise import add_noise
+from monai_dnaprior.priors import DNAPrior
+from monai_dnaprior.result import Result
+
+PRESETS = ("fast", "default", "best")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--side", type=int, default=256, help="of a slice (256)")
+    parser.add_argument("--slices", type=int, default=64, help="of the volume (64)")
+    options = parser.parse_args()
+    if not torch.cuda.is_available():
+        raise SystemExit("gpu.py needs a CUDA device, and there is none.")
+    results = measure("cuda", options.side, options.slices, {preset: {} for preset in PRESETS}, paper={})
+    publish("gpu", results, table(results))
+
+
+def measure(
+    device: str, side: int, slices: int, presets: dict[str, dict[str, Any]], *, paper: dict[str, Any]
+) -> dict[str, Any]:
+    """All figures for one device; the options of the presets, and of the preset ``paper``, shorten a trial."""
+    clean, noisy = phantom(side), add_noise(phantom(side), "gaussian:25")
+    rows = {}
+    for preset, options in presets.items():
+        denoiser = DNAPrior.from_preset(preset, **options)
+        here, seconds = timed(lambda denoiser=denoiser: denoiser(noisy.to(device)))  # type: ignore[misc]
+        again, there = denoiser(noisy.to(device)), denoiser(noisy)
+        rows[preset] = {
+            "psnr": round(decibels(here.image.cpu(), clean), 2),
+            "psnr on the CPU": round(decibels(there.image, clean), 2),
+            "steps": here.records[0].steps,
+            "same bits twice": torch.equal(here.image, again.image),
+            "seconds": round(seconds, 2),
+        }
+    volume = torch.cat([add_noise(clean, "gaussian:25", seed=seed) for seed in range(slices)]).to(device)
+    _, seconds = timed(lambda: DNAPrior.from_preset("default", **presets["default"])(volume))
+    reference, reference_seconds = timed(lambda: DNAPrior.from_preset("paper", **paper)(noisy.to(device)))
+    return {
+        "device": torch.cuda.get_device_name() if device == "cuda" else device,
+        "side": side,
+        "presets": rows,
+        "volume": {"slices": slices, "seconds": round(seconds, 1)},
+        "paper": {"psnr": round(decibels(reference.image.cpu(), clean), 2), "seconds": round(reference_seconds, 1)},
+    }
+
+
+def phantom(side: int) -> Tensor:
+    """A slice with edges, gradients and fine stripes, (1, 1, side, side) in [0, 1]."""
+    axis = torch.linspace(-1, 1, side)
+    rows, columns = torch.meshgrid(axis, axis, indexing="ij")
+    head = ((rows / 0.9) ** 2 + (columns / 0.7) ** 2 < 1).float()
+    lesion = ((rows - 0.3) ** 2 + (columns + 0.2) ** 2 < 0.03).float()
+    stripes = (columns > 0) * torch.sin(60 * rows) ** 2
+    return (head * (0.4 + 0.2 * rows + 0.2 * stripes + 0.3 * lesion)).clamp(0, 1)[None, None]
+
+
+def timed(function: Callable[[], Result]) -> tuple[Result, float]:
+    """What a function gives, and the seconds that it took."""
+    started = time.perf_counter()
+    result = function()
+    if result.image.is_cuda:
+        torch.cuda.synchronize()
+    return result, time.perf_counter() - started
+
+
+def table(results: dict[str, Any]) -> str:
+    lines = [[f"preset `{preset}`", *row.values()] for preset, row in results["presets"].items()]
+    text = markdown_table([results["device"], *next(iter(results["presets"].values()))], lines)
+    volume, paper = results["volume"], results["paper"]
+    return "\n".join(
+        [
+            text,
+            "",
+            f"- {volume['slices']} slices of {results['side']}×{results['side']}, `default`: {volume['seconds']} s",
+            f"- one slice, `paper`: {paper['psnr']} dB, {paper['seconds']} s",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()
