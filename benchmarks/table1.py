@@ -113,7 +113,7 @@ def table(cells: dict[tuple[str, str], dict[str, Any]]) -> str:
     for modality in CROPS:
         for sigma in SIGMAS:
             values = [cells.get((f"{modality}-{sigma}", label), {}).get("psnr") for label in columns]
-            best = max(value for value in values if value is not None)
+            best = max((value for value in values if value is not None), default=None)
             texts = ["" if value is None else f"{value:.2f}" for value in values]
             texts = [f"**{text}**" if value == best else text for text, value in zip(texts, values, strict=True)]
             lines.append([modality, sigma, *texts])

@@ -7,7 +7,8 @@ from functools import partial
 from typing import Any
 
 from .classical import bm3d, classical, gaussian, identity, median, nl_means, tv, wavelet
-from .priors import WIRE, DeepImagePrior, DeepSpectralPrior, DNAPrior
+from .implicit import WIRE
+from .priors import DeepImagePrior, DeepSpectralPrior, DNAPrior
 from .result import Denoiser
 from .self_supervised import DualSamplingNoise2Noise, Self2Self
 

@@ -11,7 +11,7 @@ from torch.nn.functional import avg_pool2d, interpolate, max_pool2d, pad
 
 from .fit import FitResult, Objective
 from .losses import spectral_discrepancy, spectral_fidelity, squared_error, total_variation, variation
-from .networks import GaborNet, SkipNet, check_architecture, coordinate_grid, fixed_input
+from .networks import SkipNet, check_architecture, fixed_input
 from .noise import varying_pixels
 from .per_image import PerImageFit, check_not_negative
 from .refinement import refine
@@ -287,63 +287,6 @@ class DeepSpectralPrior(SkipNetPrior):
         return spectral_discrepancy(
             estimate, noisy, amplitude_weight=self.amplitude_weight, phase_weight=self.phase_weight
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class WIRE(PerImageFit):
-    r"""Wavelet implicit neural representation: a network of the coordinates, with complex Gabor activations.
-
-    .. math:: \min_\theta\; \tfrac1N \sum_i |f_\theta(r_i) - y_i|^2, \qquad
-              \psi(u) = \exp(i \omega u - |s u|^2)
-
-    Args:
-        omega: frequency :math:`\omega` of the activation; about 4 for denoising.
-        scale: width :math:`s` of its envelope; about 4 for denoising.
-        hidden: complex units of each layer.
-        layers: hidden layers after the first.
-        learning_rate: Adam's for images of at most 256×256, less in proportion for larger; it decays to a tenth.
-        others: see :class:`~monai_dnaprior.per_image.PerImageFit`.
-
-    Source: Saragadam et al., "WIRE: Wavelet Implicit Neural Representations", CVPR 2023,
-    doi:10.1109/CVPR52729.2023.01775.
-
-    >>> noisy = torch.rand(1, 1, 9, 7, generator=torch.Generator().manual_seed(0))
-    >>> WIRE(steps=5, hidden=8)(noisy).image.shape
-    torch.Size([1, 1, 9, 7])
-    """
-
-    steps: int = 2000
-    learning_rate: float = 5e-3
-    averaging: float = 0.0
-    omega: float = 4.0
-    scale: float = 4.0
-    hidden: int = 181
-    layers: int = 2
-
-    def network(self, channels: int = 1) -> GaborNet:
-        return GaborNet(
-            channels=channels,
-            hidden=self.hidden,
-            layers=self.layers,
-            omega=self.omega,
-            scale=self.scale,
-            seed=self.seed,
-        )
-
-    def rate(self, noisy: Tensor) -> float:
-        return self.learning_rate * min(1, 256**2 / (noisy.shape[-2] * noisy.shape[-1]))
-
-    def decay(self, progress: float) -> float:
-        return 0.1**progress
-
-    def objective(self, network: nn.Module, noisy: Tensor, sigma: float, seed: int) -> Objective:
-        coordinates = coordinate_grid(*noisy.shape[-2:]).to(noisy.device)
-
-        def objective(noisy: Tensor, network: nn.Module) -> tuple[Tensor, Tensor]:
-            estimate = network(coordinates).mT.reshape(noisy.shape)
-            return squared_error(estimate, noisy).sum(), estimate
-
-        return objective
 
 
 def signal_share(noisy: Tensor, sigma: float) -> float:
