@@ -20,7 +20,7 @@ from .stabilisation import Stabiliser
 
 TV_WEIGHT_PER_SIGMA = 0.3
 INPUT_NOISE_PER_SIGMA = 0.1
-SMALLEST = 32  # side of an image that is still fitted when shrunk
+SMALLEST = 64  # side of an image that is still fitted when shrunk
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "fast": {"steps": 80, "skip_channels": 16},
@@ -132,7 +132,7 @@ class DNAPrior(SkipNetPrior):
         stabilise: treat an image whose noise depends on brightness (Poisson, multiplicative) on the grey scale where it
             is even, see :class:`~monai_dnaprior.stabilisation.Stabiliser`.
         shrink: the network is fitted to the image averaged over blocks of shrink × shrink pixels, whose noise is that
-            much weaker, in as many times fewer operations; an image that would have a side under 32 pixels, as it is.
+            much weaker, in as many times fewer operations; an image that would have a side under 64 pixels, as it is.
         refinements: rounds of :func:`~monai_dnaprior.refinement.refine` on the fitted image, at its size and full size.
         others: see :class:`SkipNetPrior` and :class:`~monai_dnaprior.per_image.PerImageFit`.
 

@@ -174,13 +174,13 @@ def test_a_shrunk_fit_is_of_the_averaged_image_and_has_the_size_of_the_other(mon
         return fit(network, noisy, *rest, **options)
 
     monkeypatch.setattr(per_image, "fit", watched)
-    noisy = torch.rand(1, 1, 67, 70, generator=torch.Generator().manual_seed(0))
+    noisy = torch.rand(1, 1, 131, 134, generator=torch.Generator().manual_seed(0))
     assert DNAPrior(**SHORT, shrink=2)(noisy).image.shape == noisy.shape
-    torch.testing.assert_close(seen[0][..., :33, :], torch.nn.functional.avg_pool2d(noisy, 2))
-    assert seen[0].shape[-2:] == (34, 35)
-    DNAPrior(**SHORT, shrink=2)(noisy[..., :63, :])  # half of it is too small to fit
+    torch.testing.assert_close(seen[0][..., :65, :], torch.nn.functional.avg_pool2d(noisy, 2))
+    assert seen[0].shape[-2:] == (66, 67)
+    DNAPrior(**SHORT, shrink=2)(noisy[..., :127, :])  # half of it is too small to fit
     DNAPrior(**SHORT, shrink=1)(noisy)
-    assert [image.shape[-2:] for image in seen[1:]] == [(63, 70), (67, 70)]
+    assert [image.shape[-2:] for image in seen[1:]] == [(127, 134), (131, 134)]
 
 
 def test_the_weight_falls_where_noise_is_most_of_the_energy() -> None:
