@@ -12,10 +12,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from publish import markdown_table, publish
+from publish import publish
 from torch import Tensor
 
-from monai_dnaprior.compare import decibels
+from monai_dnaprior.compare import decibels, markdown_table
 from monai_dnaprior.noise import add_noise
 from monai_dnaprior.priors import DNAPrior
 from monai_dnaprior.result import Result

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -33,11 +32,6 @@ def show(name: str) -> None:
         text = page.read_text()
         if begin in text:
             page.write_text(text[: text.index(begin) + len(begin)] + table + text[text.index(end) :])
-
-
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
 def about() -> dict[str, Any]:

@@ -8,10 +8,11 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import torch
-from publish import markdown_table, publish
+from publish import publish
 
 from monai_dnaprior import create_denoiser
-from monai_dnaprior.compare import decibels
+from monai_dnaprior.compare import decibels, markdown_table
+from monai_dnaprior.noise import add_noise
 
 VOLUME = Path(nibabel.__file__).parent / "tests" / "data" / "example4d.nii.gz"
 SIGMAS = (15, 25, 50)
@@ -36,7 +37,7 @@ def clean_slice() -> torch.Tensor:
 
 def measure(sigma: int) -> dict[str, float | int | str]:
     clean = clean_slice()
-    noisy = clean + sigma / 255 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    noisy = add_noise(clean, f"gaussian:{sigma}")
     result = create_denoiser("dna-prior")(noisy)
     record = result.records[0]
     return {

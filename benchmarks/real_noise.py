@@ -6,10 +6,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from publish import markdown_table, publish
+from publish import publish
 from table1 import METHODS, merged, method
 
-from monai_dnaprior.compare import Row, compare, decibels, load_cases
+from monai_dnaprior.compare import Row, compare, decibels, load_cases, markdown_table
 
 GROUPS = {"fluorescence": "fmd_*_noisy.png", "mri": "*_noisy.png", "ct": "*_noisy.png"}
 

@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from publish import markdown_table, publish
+from publish import publish
 from skimage.io import imread
 from torch import Tensor, nn
 
-from monai_dnaprior.compare import decibels, peak_memory
+from monai_dnaprior.compare import decibels, markdown_table, peak_memory
 from monai_dnaprior.fit import single_threaded_pool
+from monai_dnaprior.noise import add_noise
 from monai_dnaprior.priors import DeepImagePrior, DNAPrior
 
 IMAGE = "mri/pgbm002_t2_a.png"
@@ -71,7 +72,7 @@ def clean_slice(path: Path) -> Tensor:
 
 
 def noisy(clean: Tensor, seed: int = 0) -> Tensor:
-    return clean + 25 / 255 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(seed))
+    return add_noise(clean, "gaussian:25", seed=seed)
 
 
 def one_slice(clean: Tensor, preset: str) -> dict[str, Any]:

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from publish import markdown_table, publish
+from publish import publish
 from table1 import CROPS, SIGMAS, make_case
 from torch import Tensor
 
-from monai_dnaprior.compare import decibels
+from monai_dnaprior.compare import decibels, markdown_table
 from monai_dnaprior.fit import StoppingRule
 from monai_dnaprior.priors import DNAPrior
 

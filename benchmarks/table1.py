@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from publish import RESULTS, markdown_table, publish
+from publish import RESULTS, publish
 from skimage.io import imread
 
-from monai_dnaprior.compare import Case, Row, compare
+from monai_dnaprior.compare import Case, Row, compare, markdown_table
 from monai_dnaprior.noise import add_noise
 
 SIDE = 128
@@ -65,7 +65,8 @@ def main() -> None:
                 rows += compare([case], {label: method(label, sigma)}, folder, device=options.device)
                 cells = merged(rows, name)
                 publish(name, {"rows": list(cells.values())}, table(cells))
-                publish(f"{name}_means", {"means": means(cells)}, means_table(means(cells)))
+                quality = means(cells)
+                publish(f"{name}_means", {"means": quality}, means_table(quality))
 
 
 def method(label: str, sigma: int) -> tuple[str, dict[str, Any]]:

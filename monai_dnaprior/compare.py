@@ -301,13 +301,25 @@ def markdown(rows: Sequence[Row]) -> str:
     for row in rows:
         if row.psnr is not None:
             best[row.image] = max(row.psnr, best.get(row.image, row.psnr))
-    lines = ["| " + " | ".join(names) + " |", "|" + " --- |" * len(names)]
+    lines = []
     for row in rows:
         cells = ["" if (value := getattr(row, name)) is None else str(value) for name in names]
         if row.psnr is not None and row.psnr == best[row.image]:
             cells[names.index("psnr")] = f"**{row.psnr}**"
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        lines.append(cells)
+    return markdown_table(names, lines) + "\n"
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A table in Markdown, without a line end behind the last row.
+
+    >>> print(markdown_table(["method", "dB"], [["tv", 31.42]]))
+    | method | dB |
+    | --- | --- |
+    | tv | 31.42 |
+    """
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
 def strips(cases: Sequence[Case], labels: Sequence[str], folder: Path) -> Iterator[list[Panel]]:
