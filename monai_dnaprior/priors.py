@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, interpolate, max_pool2d, pad
+from torch.nn.functional import avg_pool2d, interpolate, pad
 
 from .fit import FitResult, Objective
 from .losses import spectral_discrepancy, spectral_fidelity, squared_error, total_variation, variation
@@ -202,17 +202,23 @@ class DNAPrior(SkipNetPrior):
 
     def estimate(self, network: nn.Module, noisy: Tensor, where: Tensor, sigma: float, seed: int) -> FitResult:
         """The fit, of a smaller image if that is large enough, whose refined result is enlarged."""
-        size = noisy.shape[-2:]
-        if self.shrink == 1 or min(size) < SMALLEST * self.shrink:
+        factor, size = self.factor(noisy), noisy.shape[-2:]
+        if factor == 1:
             return super().estimate(network, noisy, where, sigma, seed)
-        padding = [0, -size[1] % self.shrink, 0, -size[0] % self.shrink]
-        small = avg_pool2d(pad(noisy, padding, "replicate"), self.shrink)
-        seen = max_pool2d(pad(where.float(), padding, "replicate"), self.shrink) > 0
-        result = super().estimate(network, small, seen, sigma / self.shrink, seed)
-        image = self.refined(small, result.image, sigma / self.shrink) if result.stop_reason != "non-finite" else small
-        image = interpolate(image, scale_factor=self.shrink, mode="bicubic")[..., : size[0], : size[1]]
-        trace = tuple((step, loss, residual * self.shrink) for step, loss, residual in result.trace)
+        small, seen = averaged(noisy, factor), averaged(where.float(), factor) > 0
+        result = super().estimate(network, small, seen, sigma / factor, seed)
+        image = self.refined(small, result.image, sigma / factor) if result.stop_reason != "non-finite" else small
+        image = interpolate(image, scale_factor=factor, mode="bicubic")[..., : size[0], : size[1]]
+        trace = tuple((step, loss, residual * factor) for step, loss, residual in result.trace)
         return replace(result, image=image, trace=trace)
+
+    def details(self, noisy: Tensor, sigma: float) -> dict[str, Any]:
+        factor = self.factor(noisy)
+        return super().details(averaged(noisy, factor), sigma / factor)
+
+    def factor(self, noisy: Tensor) -> int:
+        """How many times smaller an image is fitted."""
+        return self.shrink if min(noisy.shape[-2:]) >= SMALLEST * self.shrink else 1
 
     def refined(self, noisy: Tensor, estimate: Tensor, sigma: float) -> Tensor:
         return refine(noisy, estimate, sigma, rounds=self.refinements)
@@ -287,6 +293,16 @@ class DeepSpectralPrior(SkipNetPrior):
         return spectral_discrepancy(
             estimate, noisy, amplitude_weight=self.amplitude_weight, phase_weight=self.phase_weight
         )
+
+
+def averaged(image: Tensor, factor: int) -> Tensor:
+    """The means over blocks of factor × factor pixels; the last row and column are repeated to fill theirs.
+
+    >>> averaged(torch.tensor([[[[0.0, 2.0, 4.0], [2.0, 4.0, 6.0]]]]), 2).tolist()
+    [[[[2.0, 5.0]]]]
+    """
+    height, width = image.shape[-2:]
+    return avg_pool2d(pad(image, [0, -width % factor, 0, -height % factor], "replicate"), factor)
 
 
 def signal_share(noisy: Tensor, sigma: float) -> float:

@@ -62,9 +62,9 @@ class Stabiliser:
 
     @classmethod
     def if_needed(cls, noisy: Tensor) -> Stabiliser | None:
-        """One for an image whose noise depends on its brightness, none for others, nor where noise is correlated:
+        """One for an image whose noise depends on its brightness, none for others, nor where noise is correlated.
 
-        its level cannot be measured by differences of neighbours then.
+        The level of correlated noise cannot be measured by differences of neighbours.
         """
         dependent = brightness_dependence(noisy).item() > DEPENDENT
         return cls.of(noisy) if dependent and noise_correlation(noisy).item() <= CORRELATED else None

@@ -178,6 +178,10 @@ def test_a_shrunk_fit_is_of_the_averaged_image_and_has_the_size_of_the_other(mon
     assert DNAPrior(**SHORT, shrink=2)(noisy).image.shape == noisy.shape
     torch.testing.assert_close(seen[0][..., :65, :], torch.nn.functional.avg_pool2d(noisy, 2))
     assert seen[0].shape[-2:] == (66, 67)
+    small = torch.nn.functional.avg_pool2d(noisy[..., :130, :], 2)
+    record = DNAPrior(**SHORT, shrink=2, stabilise=False)(noisy[..., :130, :]).records[0]
+    assert record.tv_weight == pytest.approx(DNAPrior().weight(small, record.sigma / 2))  # the one that was used
+    seen.pop()
     DNAPrior(**SHORT, shrink=2)(noisy[..., :127, :])  # half of it is too small to fit
     DNAPrior(**SHORT, shrink=1)(noisy)
     assert [image.shape[-2:] for image in seen[1:]] == [(127, 134), (131, 134)]
