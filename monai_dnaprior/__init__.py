@@ -1,19 +1,20 @@
 """Self-supervised denoising of medical images, as MONAI transforms and bundles. Not a medical device."""
 
 from .denoisers import create_denoiser, list_denoisers
-from .inferer import DNAPriorInferer
-from .reader import ScanReader
-from .transforms import (
-    Denoise,
-    DenoiseD,
-    Denoised,
-    DenoiseDict,
+from .inferer import DenoisingInferer, DNAPriorInferer, IDDPInferer
+from .method_transforms import (
     DNAPriorDenoise,
     DNAPriorDenoiseD,
     DNAPriorDenoised,
     DNAPriorDenoiseDict,
-    denoising_records,
+    IDDPDenoise,
+    IDDPDenoiseD,
+    IDDPDenoised,
+    IDDPDenoiseDict,
 )
+from .reader import ScanReader
+from .transforms import Denoise, DenoiseD, Denoised, DenoiseDict, denoising_records
+from .weights import load_weights, save_weights
 
 __version__ = "0.1.0"
 
@@ -27,8 +28,16 @@ __all__ = [
     "DenoiseD",
     "DenoiseDict",
     "Denoised",
+    "DenoisingInferer",
+    "IDDPDenoise",
+    "IDDPDenoiseD",
+    "IDDPDenoiseDict",
+    "IDDPDenoised",
+    "IDDPInferer",
     "ScanReader",
     "create_denoiser",
     "denoising_records",
     "list_denoisers",
+    "load_weights",
+    "save_weights",
 ]

@@ -23,9 +23,8 @@ from tqdm.auto import tqdm
 from .denoisers import create_denoiser
 from .figures import Panel, busiest_window, draw_grid, draw_points
 from .noise import add_noise, estimate_sigma, noise_correlation
-from .reader import ScanReader, scan_stem
+from .reader import PICTURE_SUFFIXES, ScanReader, read_picture, scan_stem
 
-PICTURE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
 SAMPLE_EVERY = 0.01  # seconds between looks at the memory in use
 
 
@@ -123,10 +122,7 @@ def unused_name(name: str, taken: Sequence[str]) -> str:
 def read_slice(path: str | Path, slice_index: int | None) -> np.ndarray:
     """One image (C, H, W) as it is stored: a picture, or a slice of a scan turned as radiologists look at it."""
     if str(path).lower().endswith(PICTURE_SUFFIXES):
-        from skimage.io import imread
-
-        picture = np.asarray(imread(path))
-        return picture[None] if picture.ndim == 2 else np.moveaxis(picture[..., :3], -1, 0)
+        return read_picture(path)
     scan = Orientation("LPS", labels=(("L", "R"), ("P", "A"), ("I", "S")))(
         LoadImage(reader=ScanReader(), ensure_channel_first=True)(path)
     )

@@ -11,9 +11,11 @@ from .implicit import WIRE
 from .priors import DeepImagePrior, DeepSpectralPrior, DNAPrior
 from .result import Denoiser
 from .self_supervised import DualSamplingNoise2Noise, Self2Self
+from .trained import Trained
 
 DENOISERS: dict[str, Callable[..., Denoiser]] = {
     "dna-prior": DNAPrior.from_preset,
+    "iddp": Trained,
     "dip": DeepImagePrior,
     "dip-tv": partial(DeepImagePrior, tv_weight=0.02),
     "dsp": DeepSpectralPrior,

@@ -1,4 +1,4 @@
-"""DNA-Prior as a MONAI Inferer, for bundles and the servers that host them."""
+"""The two methods as MONAI Inferers, for bundles and the servers that host them."""
 
 from __future__ import annotations
 
@@ -14,36 +14,28 @@ from monai.inferers import Inferer
 from monai.utils import convert_to_dst_type
 
 from .priors import DNAPrior
-from .result import Record
+from .result import Record, Result
+from .trained import Trained
 from .transforms import RECORDS_KEY, records_text
 from .volumes import check_slicing, denoise_volume
 
 logger = logging.getLogger(__name__)
 
 
-class DNAPriorInferer(Inferer):
-    """Denoise a batch of images or volumes, starting every fit from the weights of the given network.
-
-    The network is copied for each slice and never changed. With the network of the denoiser's own seed the result is
-    that of :class:`~monai_dnaprior.transforms.DNAPriorDenoise`, bit for bit.
+class DenoisingInferer(Inferer):
+    """Denoise a batch of images or volumes with a denoiser that is handed its network.
 
     Args:
-        denoiser: a :class:`~monai_dnaprior.priors.DNAPrior`, or None for its default preset.
+        denoiser: is called with ``noisy``, ``slice_indices`` and ``network``.
         slice_dim, channel_wise, batch_size, progress: see :func:`~monai_dnaprior.volumes.denoise_volume`.
 
-    Call it with ``inputs``, (B, C, H, W) or (B, C, H, W, D), and ``network``, a
-    :class:`~monai_dnaprior.networks.SkipNet` with C output channels (1 if ``channel_wise``). It returns a MetaTensor
-    of the same shape and metadata for a MetaTensor, else a tensor.
-
-    >>> denoiser = DNAPrior(steps=10, width=8)
-    >>> volume = torch.rand(1, 1, 32, 32, 2, generator=torch.Generator().manual_seed(0))
-    >>> DNAPriorInferer(denoiser)(inputs=volume, network=denoiser.network()).shape
-    torch.Size([1, 1, 32, 32, 2])
+    Call it with ``inputs``, (B, C, H, W) or (B, C, H, W, D), and ``network``. It returns a MetaTensor of the same shape
+    and metadata for a MetaTensor, else a tensor.
     """
 
     def __init__(
         self,
-        denoiser: DNAPrior | None = None,
+        denoiser: Callable[..., Result],
         *,
         slice_dim: int = -1,
         channel_wise: bool = False,
@@ -52,7 +44,7 @@ class DNAPriorInferer(Inferer):
     ) -> None:
         super().__init__()
         check_slicing(slice_dim=slice_dim, batch_size=batch_size)
-        self.denoiser = denoiser or DNAPrior()
+        self.denoiser = denoiser
         self.slicing: dict[str, Any] = {
             "slice_dim": slice_dim, "channel_wise": channel_wise, "batch_size": batch_size, "progress": progress
         }  # fmt: skip
@@ -71,6 +63,46 @@ class DNAPriorInferer(Inferer):
             for warning, count in Counter(text for record in result.records for text in record.warnings).items():
                 logger.warning("%d of %d slices: %s", count, len(result.records), warning)
         return output
+
+
+class DNAPriorInferer(DenoisingInferer):
+    """Denoise a batch of images or volumes, starting every fit from the weights of the given network.
+
+    The network, a :class:`~monai_dnaprior.networks.SkipNet` with C output channels (1 if ``channel_wise``), is copied
+    for each slice and never changed. With the network of the denoiser's own seed the result is that of
+    :class:`~monai_dnaprior.method_transforms.DNAPriorDenoise`, bit for bit.
+
+    Args:
+        denoiser: a :class:`~monai_dnaprior.priors.DNAPrior`, or None for its default preset.
+        slicing: see :class:`DenoisingInferer`.
+
+    >>> denoiser = DNAPrior(steps=10, width=8)
+    >>> volume = torch.rand(1, 1, 32, 32, 2, generator=torch.Generator().manual_seed(0))
+    >>> DNAPriorInferer(denoiser)(inputs=volume, network=denoiser.network()).shape
+    torch.Size([1, 1, 32, 32, 2])
+    """
+
+    def __init__(self, denoiser: DNAPrior | None = None, **slicing: Any) -> None:
+        super().__init__(denoiser or DNAPrior(), **slicing)
+
+
+class IDDPInferer(DenoisingInferer):
+    """Denoise a batch of images or volumes with one pass of the given network a slice.
+
+    With the network that the package ships the result is that of
+    :class:`~monai_dnaprior.method_transforms.IDDPDenoise`, bit for bit.
+
+    Args:
+        denoiser: a :class:`~monai_dnaprior.trained.Trained`, or None for one with its defaults.
+        slicing: see :class:`DenoisingInferer`.
+
+    >>> volume = torch.rand(1, 1, 32, 32, 2, generator=torch.Generator().manual_seed(0))
+    >>> IDDPInferer()(inputs=volume, network=Trained().network()).shape
+    torch.Size([1, 1, 32, 32, 2])
+    """
+
+    def __init__(self, denoiser: Trained | None = None, **slicing: Any) -> None:
+        super().__init__(denoiser or Trained(), **slicing)
 
 
 def summary(records: list[Record]) -> str:

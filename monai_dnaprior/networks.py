@@ -260,7 +260,7 @@ def seeded_weights(network: nn.Module, seed: int) -> Iterator[None]:
 def initialise(network: nn.Module, generator: torch.Generator) -> None:
     """PyTorch's own initial weights (uniform within 1/sqrt(fan-in)), drawn from a private generator."""
     for module in network.modules():
-        if isinstance(module, (nn.Conv2d, nn.Linear)):
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
             bound = 1 / math.sqrt(module.weight[0].numel())
             for parameter in module.parameters(recurse=False):
                 values = torch.view_as_real(parameter.detach()) if parameter.is_complex() else parameter

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,8 +12,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from .checks import check_not_negative, check_whole
 from .fit import Discrepancy, FitResult, MovingVariance, Objective, StoppingRule, fit, root_mean_square, side_by_side
-from .noise import estimate_sigma, noise_warnings, varying_pixels
+from .gates import gated
+from .noise import varying_pixels
 from .result import Record, Result, check_noisy
 
 STOPPING = ("discrepancy", "variance", "steps")
@@ -58,10 +58,8 @@ class PerImageFit:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 1), ("restarts", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
-                raise ValueError(f"{name}={value} must be a whole number, at least {least}.")
+        check_whole(1, steps=self.steps, restarts=self.restarts)
+        check_whole(0, seed=self.seed)
         if self.stopping not in STOPPING:
             raise ValueError(f"stopping={self.stopping!r} is unknown; choose one of {', '.join(STOPPING)}.")
         if not 0 <= self.averaging < 1:
@@ -140,22 +138,11 @@ class PerImageFit:
 
     def denoise_one(self, initial: nn.Module, noisy: Tensor, index: int, restart: int) -> tuple[Tensor, Record]:
         """One image (1, C, H, W): leave it alone, or fit it, once more if that fails."""
-        started = time.perf_counter()
-        noisy = noisy.clone().float()
-        sigma = estimate_sigma(noisy).item()
-        record = Record(sigma=sigma)
-        if noisy.min() == noisy.max():
-            image, record = noisy, replace(record, stop_reason="constant")
-        elif sigma < self.clean_sigma:
-            image, record = noisy, replace(record, stop_reason="clean")
-        else:
-            seeds = [slice_seed(self.seed, index, attempt, noisy) for attempt in (2 * restart, 2 * restart + 1)]
-            image, record = self._fitted_somewhere(initial, noisy, sigma, seeds)
-            record = replace(record, warnings=(*record.warnings, *noise_warnings(noisy)))
-        return image, replace(record, seconds=time.perf_counter() - started)
+        seeds = [slice_seed(self.seed, index, attempt, noisy.float()) for attempt in (2 * restart, 2 * restart + 1)]
+        return gated(noisy, partial(self._fitted_somewhere, initial, seeds), clean_sigma=self.clean_sigma)
 
     def _fitted_somewhere(
-        self, initial: nn.Module, noisy: Tensor, sigma: float, seeds: Sequence[int]
+        self, initial: nn.Module, seeds: Sequence[int], noisy: Tensor, sigma: float
     ) -> tuple[Tensor, Record]:
         """The fit where the image lies, or on the CPU if the memory there does not suffice."""
         try:
@@ -203,13 +190,6 @@ def checked_module(network: Callable[..., Any]) -> nn.Module:
     if not isinstance(network, nn.Module):
         raise TypeError(f"network={type(network).__name__} must be a torch.nn.Module, as network() makes.")
     return network
-
-
-def check_not_negative(**values: float | None) -> None:
-    """Refuse a number that is negative or not finite, naming it; None stands for a rule and passes."""
-    for name, value in values.items():
-        if value is not None and not (value >= 0 and math.isfinite(value)):
-            raise ValueError(f"{name}={value} must be a finite number, 0 or more.")
 
 
 def fitted_record(record: Record, result: FitResult, seed: int, residual: float) -> Record:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, pad
 
+from .checks import check_not_negative, check_whole
 from .fit import FitResult, Objective
+from .gates import evened
 from .losses import spectral_discrepancy, spectral_fidelity, squared_error, total_variation, variation
 from .networks import SkipNet, check_architecture, fixed_input
 from .noise import varying_pixels
-from .per_image import PerImageFit, check_not_negative
+from .per_image import PerImageFit
 from .refinement import refine
 from .result import Record
-from .stabilisation import Stabiliser
 
 TV_WEIGHT_PER_SIGMA = 0.3
 INPUT_NOISE_PER_SIGMA = 0.1
@@ -170,9 +172,8 @@ class DNAPrior(SkipNetPrior):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_not_negative(tv_weight=self.tv_weight, fidelity_weight=self.fidelity_weight)
-        for name, least in (("shrink", 1), ("refinements", 0)):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < least:
-                raise ValueError(f"{name}={getattr(self, name)} must be a whole number, at least {least}.")
+        check_whole(1, shrink=self.shrink)
+        check_whole(0, refinements=self.refinements)
 
     @classmethod
     def from_preset(cls, preset: str = "default", **options: Any) -> DNAPrior:
@@ -192,13 +193,8 @@ class DNAPrior(SkipNetPrior):
         return self.fidelity_weight * spectral_fidelity(estimate, noisy) + tv_weight * total_variation(estimate)
 
     def denoise_one(self, initial: nn.Module, noisy: Tensor, index: int, restart: int) -> tuple[Tensor, Record]:
-        stabiliser = Stabiliser.if_needed(noisy) if self.stabilise else None
-        if stabiliser is None:
-            return super().denoise_one(initial, noisy, index, restart)
-        even = stabiliser(noisy.float())
-        image, record = super().denoise_one(initial, even, index, restart)
-        image = torch.where(image == even, noisy, stabiliser.inverse(image, record.sigma))
-        return image.float(), replace(record, noise_variance=stabiliser.variance)
+        denoise = partial(super().denoise_one, initial, index=index, restart=restart)
+        return evened(noisy, denoise) if self.stabilise else denoise(noisy)
 
     def estimate(self, network: nn.Module, noisy: Tensor, where: Tensor, sigma: float, seed: int) -> FitResult:
         """The fit, of a smaller image if that is large enough, whose refined result is enlarged."""

@@ -17,6 +17,7 @@ from monai.data.utils import orientation_ras_lps
 from monai.utils import ImageMetaKey, MetaKeys, SpaceKeys, ensure_tuple
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
+PICTURE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
 IMAGE_POSITION_PATIENT, PHOTOMETRIC_INTERPRETATION = "0020|0032", "0028|0004"
 SPACING_TOLERANCE = 0.01  # of the mean distance between slices
 logger = logging.getLogger(__name__)
@@ -153,11 +154,7 @@ def find_scans(folder: PathLike) -> list[dict[str, str | list[str]]]:
     ...     [os.path.basename(scan["image"]) for scan in find_scans(folder)]
     ['scan.nii.gz']
     """
-    scans: list[str | list[str]] = []
-    for root, _, names in sorted(os.walk(os.path.abspath(folder))):
-        scans += sorted(os.path.join(root, name) for name in names if name.endswith(NIFTI_SUFFIXES))
-        series = all_series(root)
-        scans += [root] if len(series) == 1 else series
+    scans = all_scans(folder)
     if not scans:
         raise ValueError(f"dataset_dir={str(folder)!r} holds no NIfTI file and no DICOM image series.")
     stems = [scan_stem(scan) for scan in scans]
@@ -165,6 +162,24 @@ def find_scans(folder: PathLike) -> list[dict[str, str | list[str]]]:
     if twins:
         raise ValueError(f"dataset_dir={str(folder)!r} holds two scans named {min(twins)}; rename one of them.")
     return [{"image": scan} for scan in scans]
+
+
+def all_scans(folder: PathLike) -> list[str | list[str]]:
+    """Every NIfTI file below a folder, and every DICOM series: the folder that holds it, or its files among others."""
+    scans: list[str | list[str]] = []
+    for root, _, names in sorted(os.walk(os.path.abspath(folder))):
+        scans += sorted(os.path.join(root, name) for name in names if name.endswith(NIFTI_SUFFIXES))
+        series = all_series(root)
+        scans += [root] if len(series) == 1 else series
+    return scans
+
+
+def read_picture(path: PathLike) -> np.ndarray:
+    """A PNG, TIFF or other picture as it is stored, (C, H, W): one channel, or three without transparency."""
+    from skimage.io import imread
+
+    picture = np.asarray(imread(path))
+    return picture[None] if picture.ndim == 2 else np.moveaxis(picture[..., :3], -1, 0)
 
 
 def output_root(folder: PathLike) -> str:

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-STOP_REASONS = ("discrepancy", "variance", "steps", "clean", "constant", "non-finite", "filter")
+STOP_REASONS = ("discrepancy", "variance", "steps", "clean", "constant", "non-finite", "filter", "network")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,8 @@ class Record:
         steps: optimisation steps taken; 0 for a slice that was given back as it came.
         stop_reason: ``discrepancy`` (the residual fell to the noise level), ``variance`` (the output began to fit
             noise), ``steps`` (the limit), ``clean`` (too little noise to treat), ``constant`` (nothing to fit) or
-            ``non-finite`` (the fit failed twice), which three give back the input, or ``filter``: no fit.
+            ``non-finite`` (the fit failed twice), which three give back the input; ``filter`` or ``network``: one pass,
+            without a fit.
         seconds: wall time.
         seed: of the fit's fixed input and input noise: a hash of the user's seed, the voxels and the slice index.
         noise_variance: a, b and c of the noise's variance a + b u + c u² at brightness u, where the fit was made on the

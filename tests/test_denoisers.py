@@ -20,6 +20,7 @@ pytestmark = GUARDED
 SKIP_NET = {**SHORT, "steps": 10}
 OPTIONS: dict[str, dict[str, Any]] = {
     "dna-prior": SKIP_NET,
+    "iddp": {},
     "dip": SKIP_NET,
     "dip-tv": SKIP_NET,
     "dsp": SKIP_NET,
@@ -44,7 +45,7 @@ IMPROVING: dict[str, dict[str, Any]] = {
     "wire": {"steps": 150, "hidden": 64},
     "ds-n2n": {"steps": 150, "width": 16},
     "self2self": {"steps": 150, "width": 16, "scales": 3, "learning_rate": 3e-3},
-    **{name: {} for name in ("wavelet", "tv", "bm3d", "nl-means", "gaussian", "median")},
+    **{name: {} for name in ("iddp", "wavelet", "tv", "bm3d", "nl-means", "gaussian", "median")},
 }
 
 REPEATS_TO = {"bm3d": 1e-3}  # its native code rounds by the alignment of memory, and matches other blocks then

@@ -76,7 +76,7 @@ def test_comparison_command_runs_as_shown(nifti_path: Path, tmp_path: Path, monk
 
 def test_number_of_denoisers_is_right() -> None:
     assert len(list_denoisers()) == 14
-    assert "Fourteen denoisers" in README
+    assert "Fifteen denoisers" in README
 
 
 def test_commands_are_targets_of_the_makefile() -> None:

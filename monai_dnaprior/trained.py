@@ -1,0 +1,122 @@
+"""A network that was trained on many images, as a denoiser: one pass an image."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import cast
+
+import torch
+from monai.inferers import SlidingWindowInferer
+from torch import Tensor
+
+from .checks import check_not_negative, check_whole
+from .fit import root_mean_square, side_by_side
+from .gates import evened, gated
+from .noise import varying_pixels
+from .objectives import Objective
+from .refinement import cosines
+from .result import Record, Result, check_noisy
+from .unet import DenoisingUNet
+from .weights import SHIPPED, TrainedNetwork, load_weights
+
+OVERLAP = 0.25
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    r"""Denoise with a network trained on many images: :math:`\hat x = F_\theta(y)`, one pass an image.
+
+    A network for one channel treats the channels of a colour image one by one, in an orthonormal basis (their mean,
+    then differences), in which the image is most of one channel and noise is white in all.
+
+    Args:
+        weights: a file that :func:`~monai_dnaprior.weights.save_weights` wrote; None for those of IDDP that are shipped
+            with the package.
+        sha256: what the file's SHA-256 must be, if it is known.
+        tile: images with a longer side are denoised in square tiles of this side, which overlap by a quarter and are
+            blended, so that the memory needed does not grow with the image.
+        stabilise: treat an image whose noise depends on brightness (Poisson, multiplicative) on the grey scale where it
+            is even, see :class:`~monai_dnaprior.stabilisation.Stabiliser`: right for a network that knows even noise.
+        clean_sigma: images with less estimated noise than this are given back as they came.
+
+    Shapes: noisy (B, C, H, W), float, about [0, 1], of any size. Pixels that equal all their neighbours (an empty
+    background) come out as they are.
+
+    >>> noisy = torch.rand(1, 3, 33, 47, generator=torch.Generator().manual_seed(0))
+    >>> result = Trained()(noisy)
+    >>> result.image.shape, result.records[0].stop_reason
+    (torch.Size([1, 3, 33, 47]), 'network')
+    """
+
+    weights: str | None = None
+    sha256: str | None = None
+    tile: int = 512
+    stabilise: bool = True
+    clean_sigma: float = 1 / 255
+
+    def __post_init__(self) -> None:
+        check_whole(64, tile=self.tile)
+        check_not_negative(clean_sigma=self.clean_sigma)
+        self.trained()
+
+    def trained(self) -> TrainedNetwork:
+        """What the weights hold."""
+        return load_weights(self.weights or SHIPPED, sha256=self.sha256)
+
+    def network(self) -> DenoisingUNet:
+        """The trained network; it is shared, do not change it."""
+        return self.trained().network
+
+    def __call__(
+        self, noisy: Tensor, *, slice_indices: Sequence[int] | None = None, network: DenoisingUNet | None = None
+    ) -> Result:
+        """Denoise (B, C, H, W) images; ``network`` takes the place of the one that the weights hold."""
+        check_noisy(noisy)
+        module = placed(network or self.network(), noisy.device)
+        denoise_one = partial(self.denoise_one, module, self.trained().objective)
+        outcomes = side_by_side(denoise_one, noisy.split(1), device=noisy.device)
+        images, records = zip(*outcomes, strict=True)
+        return Result(torch.cat(images), list(records))
+
+    def denoise_one(self, network: DenoisingUNet, objective: Objective, noisy: Tensor) -> tuple[Tensor, Record]:
+        """One image (1, C, H, W): leave it alone, or pass it through the network."""
+        treat = partial(self.passed, network, objective)
+        denoise = partial(gated, treat=treat, clean_sigma=self.clean_sigma)
+        with torch.no_grad():
+            return evened(noisy, denoise) if self.stabilise else denoise(noisy)
+
+    def passed(
+        self, network: DenoisingUNet, objective: Objective, noisy: Tensor, sigma: float
+    ) -> tuple[Tensor, Record]:
+        """One pass of the network; a pixel where it fails is left as it is."""
+        denoise = partial(self.tiled, partial(objective.denoised, network=network))
+        estimate = denoise(noisy) if noisy.shape[1] == network.channels else in_planes(noisy, denoise)
+        image = torch.where(varying_pixels(noisy) & estimate.isfinite(), estimate, noisy)
+        return image, Record(sigma=sigma, stop_reason="network", residual=root_mean_square(noisy - image))
+
+    def tiled(self, denoise: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
+        """The image (1, C, H, W) in tiles if it is larger than one."""
+        if max(image.shape[-2:]) <= self.tile:
+            return denoise(image)
+        inferer = SlidingWindowInferer((self.tile, self.tile), 1, overlap=OVERLAP, mode="gaussian")
+        return cast(Tensor, inferer(image, denoise))
+
+
+def placed(network: DenoisingUNet, device: torch.device) -> DenoisingUNet:
+    """The network, or a copy of it, on this device: the one that weights were read into is never moved."""
+    here = next(network.parameters()).device == device
+    return network if here else copy.deepcopy(network).to(device)
+
+
+def in_planes(image: Tensor, denoise: Callable[[Tensor], Tensor]) -> Tensor:
+    """Denoise an image (1, C, H, W) with a function for one channel: its mean, and its differences about a half."""
+    channels = image.shape[1]
+    basis = cosines(channels).to(image)
+    scale = image.new_tensor([channels**-0.5, *[1.0] * (channels - 1)])[:, None, None]
+    middle = image.new_tensor([0.0, *[0.5] * (channels - 1)])[:, None, None]
+    planes = torch.einsum("kc,bchw->bkhw", basis, image) * scale + middle
+    denoised = torch.cat([denoise(plane) for plane in planes.split(1, dim=1)], 1)
+    return torch.einsum("kc,bkhw->bchw", basis, (denoised - middle) / scale)

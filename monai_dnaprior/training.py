@@ -1,0 +1,225 @@
+"""Training a network on noisy images, with MONAI's engine and handlers."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from monai.config import PathLike
+from monai.engines import SupervisedTrainer
+from monai.handlers import CheckpointLoader, CheckpointSaver
+from monai.inferers import Inferer
+from monai.utils import CommonKeys
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from .figures import Panel, busiest_window, draw_grid
+from .fit import root_mean_square
+from .objectives import Objective
+from .training_data import SEED_OF_NUMBER
+from .unet import DenoisingUNet
+from .weights import TrainedNetwork, save_weights
+
+
+class DenoisingTrainer(SupervisedTrainer):
+    """MONAI's trainer for an objective that calls the network itself.
+
+    The randomness of a step depends on the seed, the step and the process alone; the objective is told what part of all
+    steps lies behind. Batches hold ``image`` and, if the objective needs one, ``label``.
+
+    Args:
+        objective: what is minimised.
+        seed: of the objective's randomness. The global random state is neither read nor changed.
+        others: see ``monai.engines.SupervisedTrainer``.
+    """
+
+    def __init__(
+        self,
+        *,
+        device: str | torch.device,
+        max_epochs: int,
+        train_data_loader: Iterable,
+        network: nn.Module,
+        optimizer: Optimizer,
+        objective: Objective,
+        inferer: Inferer | None = None,
+        train_handlers: Sequence[Any] | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(
+            device=torch.device(device),
+            max_epochs=max_epochs,
+            train_data_loader=train_data_loader,
+            network=network,
+            optimizer=optimizer,
+            loss_function=objective,
+            inferer=inferer,
+            train_handlers=train_handlers,
+            decollate=False,
+        )
+        self.seed = seed
+
+    def _iteration(self, engine: Any, batchdata: dict[str, Tensor]) -> dict[str, Tensor]:
+        noisy, target = engine.prepare_batch(batchdata, engine.state.device, engine.non_blocking)
+        step, process = engine.state.iteration - 1, int(os.environ.get("RANK", 0))
+        generator = torch.Generator(noisy.device)
+        generator.manual_seed(((self.seed * SEED_OF_NUMBER + step) * SEED_OF_NUMBER + process) % 2**63)
+        self.network.train()
+        self.optimizer.zero_grad()
+        loss = self.loss_function(
+            noisy,
+            partial(engine.inferer, network=self.network),
+            target=target,
+            progress=step / (engine.state.max_epochs * engine.state.epoch_length),
+            generator=generator,
+        )
+        loss.backward()
+        self.optimizer.step()
+        return {CommonKeys.LOSS: loss.detach()}
+
+
+def plateau_then_linear(step: int, *, steps: int, plateau: float = 0.5) -> float:
+    """What the learning rate is multiplied with: 1 for the first part of all steps, then falling linearly to 0.
+
+    >>> [plateau_then_linear(step, steps=100) for step in (0, 50, 75, 100)]
+    [1.0, 1.0, 0.5, 0.0]
+    """
+    return float(min(1.0, max(0.0, (1 - step / steps) / (1 - plateau))))
+
+
+class TrainingLog:
+    """A MONAI handler that writes, after every epoch, a line of ``log.csv`` and, with images to look at, a picture.
+
+    Args:
+        folder: where ``log.csv`` and ``validation.png`` go; a training that goes on adds to the log.
+        network: what is looked at, for instance the averaged weights.
+        objective: says what the network's output means.
+        pairs: noisy and clean images (1, C, H, W): their mean PSNR goes into the log, the first few into the picture.
+    """
+
+    COLUMNS = ("epoch", "step", "learning_rate", "loss", "psnr")
+
+    def __init__(
+        self,
+        folder: PathLike,
+        *,
+        network: nn.Module,
+        objective: Objective,
+        pairs: Sequence[tuple[Tensor, Tensor]] = (),
+    ) -> None:
+        self.folder, self.network, self.objective, self.pairs = Path(folder), network, objective, pairs
+        self.losses: list[float] = []
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.collect)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.write)
+
+    def collect(self, engine: Any) -> None:
+        self.losses.append(engine.state.output[CommonKeys.LOSS].item())
+
+    def write(self, engine: Any) -> None:
+        denoised = self.denoised(engine.state.device)
+        qualities = [quality(image, clean) for image, (_, clean) in zip(denoised, self.pairs, strict=True)]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / "log.csv"
+        fresh = not path.exists()
+        with path.open("a", newline="") as file:
+            writer = csv.writer(file)
+            if fresh:
+                writer.writerow(self.COLUMNS)
+            rate, loss = engine.optimizer.param_groups[0]["lr"], sum(self.losses) / len(self.losses)
+            psnr = f"{sum(qualities) / len(qualities):.3f}" if qualities else ""
+            writer.writerow([engine.state.epoch, engine.state.iteration, f"{rate:.3g}", f"{loss:.5g}", psnr])
+        self.losses.clear()
+        if denoised:
+            self.draw(denoised)
+
+    def denoised(self, device: torch.device) -> list[Tensor]:
+        """What the network makes of the noisy images, with its mode as before."""
+        training = self.network.training
+        self.network.eval()
+        with torch.no_grad():
+            images = [self.objective.denoised(noisy.to(device), self.network).cpu() for noisy, _ in self.pairs]
+        self.network.train(training)
+        return images
+
+    def draw(self, denoised: Sequence[Tensor], rows: int = 4) -> None:
+        panels = []
+        for image, (noisy, clean) in list(zip(denoised, self.pairs, strict=True))[:rows]:
+            window = busiest_window(clean)
+            titles = f"noisy {quality(noisy, clean):.2f} dB", f"denoised {quality(image, clean):.2f} dB", "clean"
+            row = [Panel(title, shown[0], shown[window][0], None)
+                   for title, shown in zip(titles, (noisy, image, clean), strict=True)]  # fmt: skip
+            panels.append(row)
+        draw_grid(panels, self.folder / "validation.png")
+
+
+def quality(image: Tensor, clean: Tensor) -> float:
+    """The peak signal-to-noise ratio in dB of an image clipped to [0, 1]."""
+    return -20 * math.log10(max(root_mean_square(image.clamp(0, 1) - clean), 1e-6))
+
+
+class WeightsSaver:
+    """A MONAI handler that writes the weights as safetensors when the training is complete.
+
+    Args:
+        path: of the file.
+        network: whose weights are kept, for instance the averaged ones.
+        objective: what it was trained for.
+        training: what the file says of the training; the number of steps is added.
+    """
+
+    def __init__(
+        self, path: PathLike, *, network: DenoisingUNet, objective: Objective, training: Mapping[str, Any]
+    ) -> None:
+        self.path, self.trained = Path(path), partial(TrainedNetwork, network, objective)
+        self.training = dict(training)
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.COMPLETED, self.write)
+
+    def write(self, engine: Any) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        save_weights(self.path, self.trained({**self.training, "steps": engine.state.iteration}))
+
+
+class Checkpoints:
+    """A MONAI handler that keeps the last two epochs' checkpoints, and goes on from the newest when a training starts.
+
+    Args:
+        folder: where they are; empty for a training that starts at its beginning.
+        state: by name what has a state: network, averaged weights, optimiser, scheduler. The trainer is added.
+    """
+
+    def __init__(self, folder: PathLike, **state: Any) -> None:
+        self.folder, self.state = folder, state
+
+    def attach(self, engine: Engine) -> None:
+        state = {**self.state, "trainer": engine}
+        newest = latest_checkpoint(self.folder)
+        if newest is not None:
+            CheckpointLoader(newest, state, map_location={}).attach(engine)
+        CheckpointSaver(str(self.folder), state, save_interval=1, n_saved=2).attach(engine)
+
+
+def latest_checkpoint(folder: PathLike) -> str | None:
+    """The newest checkpoint of a training in a folder that can be read to its end, or None.
+
+    A training that is killed while it writes one leaves a file that is cut off.
+    """
+    for path in sorted(Path(folder).glob("checkpoint_epoch=*.pt"), key=epoch_of, reverse=True):
+        if zipfile.is_zipfile(path):
+            return str(path)
+    return None
+
+
+def epoch_of(path: Path) -> int:
+    return int(path.stem.partition("=")[2])

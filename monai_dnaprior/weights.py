@@ -1,0 +1,106 @@
+"""Trained networks in and out of files: safetensors with the configuration, never a pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from monai.config import PathLike
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from .objectives import OBJECTIVES, Objective, create_objective
+from .unet import DenoisingUNet
+
+SHIPPED = Path(__file__).parent / "weights" / "iddp.safetensors"
+FORMAT = "monai-dnaprior-1"
+
+
+@dataclass(frozen=True)
+class TrainedNetwork:
+    """A network, what it was trained for, and how.
+
+    Attributes:
+        network: in evaluation mode, its parameters without gradients.
+        objective: says what the network's output means.
+        training: anything that tells where the weights are from: data, noise, steps.
+    """
+
+    network: DenoisingUNet
+    objective: Objective
+    training: dict[str, Any] = field(default_factory=dict)
+
+
+def save_weights(path: PathLike, trained: TrainedNetwork) -> str:
+    """Write a trained network as safetensors, whole or not at all, and return the file's SHA-256."""
+    path = Path(path)
+    description = {
+        "format": FORMAT,
+        "network": trained.network.configuration,
+        "objective": {"name": objective_name(trained.objective), **asdict(trained.objective)},
+        "training": trained.training,
+    }
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in trained.network.state_dict().items()}
+    partial = path.with_name(path.name + ".part")
+    save_file(tensors, partial, metadata={"monai_dnaprior": json.dumps(description, sort_keys=True)})
+    partial.replace(path)
+    return file_hash(path)
+
+
+def load_weights(path: PathLike = SHIPPED, *, sha256: str | None = None) -> TrainedNetwork:
+    """Read a trained network.
+
+    Args:
+        path: a file that :func:`save_weights` wrote; by default the weights of IDDP that the package ships.
+        sha256: what the file's SHA-256 must be, if it is known.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: another hash, a file that is cut off, a pickle or anything else that is no safetensors, or one that
+            does not hold a network of ours. Nothing is unpickled.
+
+    >>> load_weights().objective.needs
+    'none'
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"weights={str(path)!r} is no file; give one that save_weights wrote, or None.")
+    found = file_hash(path)
+    if sha256 is not None and found != sha256.lower():
+        raise ValueError(f"weights={str(path)!r} has the SHA-256 {found}, not {sha256.lower()}; fetch the file again.")
+    return cached(path, found)
+
+
+@lru_cache(maxsize=4)
+def cached(path: Path, sha256: str) -> TrainedNetwork:
+    """The network of a file whose contents have this hash."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            description = json.loads((file.metadata() or {}).get("monai_dnaprior", "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 it is no dictionary
+    except (SafetensorError, OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"weights={str(path)!r} is no safetensors file, or is cut off: {error}.") from error
+    try:
+        if description["format"] != FORMAT:
+            raise ValueError(f"its format is {description['format']}")
+        network = DenoisingUNet(**description["network"])
+        network.load_state_dict(tensors)
+        options = dict(description["objective"])
+        objective = create_objective(options.pop("name"), **options)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"weights={str(path)!r} holds no network of this package: {reason}.") from error
+    return TrainedNetwork(network.eval().requires_grad_(False), objective, description["training"])
+
+
+def objective_name(objective: Objective) -> str:
+    return next(name for name, kind in OBJECTIVES.items() if type(objective) is kind)
+
+
+def file_hash(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
