@@ -11,6 +11,7 @@ from typing import cast
 import torch
 from monai.inferers import SlidingWindowInferer
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 from .checks import check_not_negative, check_whole
 from .fit import root_mean_square, side_by_side
@@ -23,6 +24,7 @@ from .unet import DenoisingUNet
 from .weights import SHIPPED, TrainedNetwork, load_weights
 
 OVERLAP = 0.25
+BLOCK = 8  # side of the blocks by whose means the darkest place is found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,11 +114,15 @@ def placed(network: DenoisingUNet, device: torch.device) -> DenoisingUNet:
 
 
 def in_planes(image: Tensor, denoise: Callable[[Tensor], Tensor]) -> Tensor:
-    """Denoise an image (1, C, H, W) with a function for one channel: its mean, and its differences about a half."""
+    """Denoise an image (1, C, H, W) with a function for one channel: its mean and its differences, each from 0 up.
+
+    Differences have either sign, but the network has learnt from images whose darkest places are about 0.
+    """
     channels = image.shape[1]
     basis = cosines(channels).to(image)
     scale = image.new_tensor([channels**-0.5, *[1.0] * (channels - 1)])[:, None, None]
-    middle = image.new_tensor([0.0, *[0.5] * (channels - 1)])[:, None, None]
-    planes = torch.einsum("kc,bchw->bkhw", basis, image) * scale + middle
-    denoised = torch.cat([denoise(plane) for plane in planes.split(1, dim=1)], 1)
-    return torch.einsum("kc,bkhw->bchw", basis, (denoised - middle) / scale)
+    planes = torch.einsum("kc,bchw->bkhw", basis, image) * scale
+    block = min(BLOCK, *image.shape[-2:])
+    darkest = avg_pool2d(planes, block).amin((-2, -1), keepdim=True)
+    denoised = torch.cat([denoise(plane) for plane in (planes - darkest).split(1, dim=1)], 1)
+    return torch.einsum("kc,bkhw->bchw", basis, (denoised + darkest) / scale)

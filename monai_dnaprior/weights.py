@@ -46,8 +46,11 @@ def save_weights(path: PathLike, trained: TrainedNetwork) -> str:
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in trained.network.state_dict().items()}
     partial = path.with_name(path.name + ".part")
-    save_file(tensors, partial, metadata={"monai_dnaprior": json.dumps(description, sort_keys=True)})
-    partial.replace(path)
+    try:
+        save_file(tensors, partial, metadata={"monai_dnaprior": json.dumps(description, sort_keys=True)})
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
     return file_hash(path)
 
 
@@ -80,11 +83,12 @@ def cached(path: Path, sha256: str) -> TrainedNetwork:
     """The network of a file whose contents have this hash."""
     try:
         with safe_open(path, framework="pt") as file:
-            description = json.loads((file.metadata() or {}).get("monai_dnaprior", "{}"))
+            text = (file.metadata() or {}).get("monai_dnaprior", "{}")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 it is no dictionary
     except (SafetensorError, OSError, UnicodeDecodeError) as error:
         raise ValueError(f"weights={str(path)!r} is no safetensors file, or is cut off: {error}.") from error
     try:
+        description = json.loads(text)
         if description["format"] != FORMAT:
             raise ValueError(f"its format is {description['format']}")
         network = DenoisingUNet(**description["network"])

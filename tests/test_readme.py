@@ -75,7 +75,7 @@ def test_comparison_command_runs_as_shown(nifti_path: Path, tmp_path: Path, monk
 
 
 def test_number_of_denoisers_is_right() -> None:
-    assert len(list_denoisers()) == 14
+    assert len(list_denoisers()) == 15
     assert "Fifteen denoisers" in README
 
 

@@ -1,0 +1,131 @@
+"""The tables of IDDP's paper, measured: seven objectives, one U-Net, one budget, one set of images.
+
+Each objective trains a network on the same crops, with three kinds of noise; an interrupted run goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from ignite.handlers import EMAHandler
+from monai.data import DataLoader
+from monai.handlers import LrScheduleHandler
+from publish import RESULTS, publish
+from torch import Tensor
+
+from monai_dnaprior.compare import Case, compare, markdown_table
+from monai_dnaprior.noise import add_noise
+from monai_dnaprior.objectives import OBJECTIVES, create_objective
+from monai_dnaprior.training import Checkpoints, DenoisingTrainer, TrainingLog, WeightsSaver, plateau_then_linear
+from monai_dnaprior.training_data import EpochSampler, NoisyCrops, held_back, load_images
+from monai_dnaprior.unet import DenoisingUNet
+
+NOISE = ["gaussian:0:50", "speckle:0:0.2", "poisson:5:50"]
+ROWS = ("gaussian:25:25", "gaussian:0:50", "speckle:0.1:0.1", "speckle:0:0.2", "poisson:30:30", "poisson:5:50")
+SIDE = 128
+UNTRAINED = ("bm3d", "dna-prior")
+STEPS_AN_EPOCH = 100
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder with train and natural")
+    parser.add_argument("--output", type=Path, default=Path("demo/table_iddp"), help="folder for weights and images")
+    parser.add_argument("--methods", default=",".join((*OBJECTIVES, *UNTRAINED)), help="columns, with commas")
+    parser.add_argument("--steps", type=int, default=4000, help="of every training")
+    parser.add_argument("--every", type=int, default=2, help="measure on every so manieth image")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    options = parser.parse_args()
+    training, unseen = held_back(load_images(options.data / "train"), 20)
+    natural = load_images(options.data / "natural")
+    cases = {row: make_cases([*unseen, *natural][:: options.every], row) for row in ROWS}
+    for method in options.methods.split(","):
+        if method in OBJECTIVES:
+            weights = options.output / f"{method}-{options.steps}" / "weights.safetensors"
+            if not weights.exists():
+                train(method, training, weights.parent, steps=options.steps, device=options.device)
+            denoiser: tuple[str, dict[str, Any]] = ("iddp", {"weights": str(weights), "stabilise": False})
+        else:
+            denoiser = (method, {})
+        for row, images in cases.items():
+            folder = options.output / row.replace(":", "-") / method
+            measured = compare(images, {method: denoiser}, folder, device=options.device)
+            if any(one.error for one in measured):
+                raise RuntimeError(next(one.error for one in measured if one.error))
+            quality = [[one.psnr, one.ssim] for one in measured]
+            write(
+                method, row, *np.mean(np.array(quality, dtype=float), axis=0), steps=options.steps, images=len(images)
+            )
+
+
+def train(name: str, images: list[Tensor], folder: Path, *, steps: int, device: str) -> None:
+    """The same for every objective: network, crops, optimiser, steps."""
+    objective = create_objective(name)
+    network = DenoisingUNet(heads=objective.heads).to(device)
+    crops = NoisyCrops(images, noise=NOISE, needs=objective.needs, length=4 * STEPS_AN_EPOCH)
+    optimizer = torch.optim.Adam(network.parameters(), 1e-3)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: plateau_then_linear(step, steps=steps))
+    averaging = EMAHandler(network, momentum=0.005)
+    averaged = cast(DenoisingUNet, averaging.ema_model)
+    handlers = [
+        averaging,
+        LrScheduleHandler(schedule, print_lr=False, epoch_level=False),  # type: ignore[arg-type]
+        Checkpoints(folder, network=network, averaged=averaged, optimizer=optimizer, schedule=schedule),
+        TrainingLog(folder, network=averaged, objective=objective),
+        WeightsSaver(folder / "weights.safetensors", network=averaged, objective=objective, training={"noise": NOISE}),
+    ]
+    DenoisingTrainer(
+        device=device,
+        max_epochs=steps // STEPS_AN_EPOCH,
+        train_data_loader=DataLoader(crops, batch_size=4, sampler=EpochSampler(crops)),
+        network=network,
+        optimizer=optimizer,
+        objective=objective,
+        train_handlers=handlers,
+    ).run()
+
+
+def make_cases(images: list[Tensor], row: str) -> list[Case]:
+    """The images' middles in [0, 1], with noise whose strength is drawn from the row's range."""
+    name, *ends = row.split(":")
+    least, greatest = (float(end) for end in ends)
+    cases = []
+    for number, image in enumerate(images):
+        top, left = ((size - SIDE) // 2 if size > SIDE else 0 for size in image.shape[1:])
+        clean = image[None, :, top : top + SIDE, left : left + SIDE].clamp(0, 1)
+        part = 1 - torch.rand((), generator=torch.Generator().manual_seed(number)).item()
+        strength = least + (greatest - least) * part
+        cases.append(Case(f"image-{number}", add_noise(clean, f"{name}:{strength}", seed=number), clean))
+    return cases
+
+
+def write(method: str, row: str, psnr: float, ssim: float, *, steps: int, images: int) -> None:
+    """Add one mean to the results, and publish the table."""
+    path = RESULTS / "table_iddp.json"
+    cells: dict[str, dict[str, Any]] = json.loads(path.read_text())["cells"] if path.exists() else {}
+    cells[f"{row} {method}"] = {
+        "psnr": round(float(psnr), 3), "ssim": round(float(ssim), 4), "steps": steps, "images": images
+    }  # fmt: skip
+    columns = [name for name in (*OBJECTIVES, *UNTRAINED, "dip") if any(key.endswith(f" {name}") for key in cells)]
+    lines = []
+    for noise in ROWS:
+        found = [cells.get(f"{noise} {name}") for name in columns]
+        lines.append(
+            [spoken(noise), *("" if cell is None else f"{cell['psnr']:.2f} {cell['ssim']:.3f}" for cell in found)]
+        )
+    publish("table_iddp", {"cells": cells}, markdown_table(["noise (PSNR, SSIM)", *columns], lines))
+
+
+def spoken(row: str) -> str:
+    """A row's name: the strength, or the range it was drawn from."""
+    name, least, greatest = row.split(":")
+    return f"{name} {least}" if least == greatest else f"{name} {least} to {greatest}"
+
+
+if __name__ == "__main__":
+    main()

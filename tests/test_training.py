@@ -1,0 +1,289 @@
+"""Training: the crops, the trainer, going on after a kill, and the three commands of the bundle."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from monai.bundle import create_workflow
+from monai.data import DataLoader
+from skimage.io import imsave
+from test_reader import axial, write_series
+from torch import Tensor
+
+from monai_dnaprior import IDDPDenoise, load_weights
+from monai_dnaprior.noise import add_noise
+from monai_dnaprior.objectives import create_objective
+from monai_dnaprior.training import Checkpoints, DenoisingTrainer, TrainingLog, latest_checkpoint, plateau_then_linear
+from monai_dnaprior.training_data import EpochSampler, NoisyCrops, held_back, load_images, noisy_pairs
+from monai_dnaprior.unet import DenoisingUNet
+
+BUNDLE = Path(__file__).parents[1] / "bundles" / "iddp_denoise"
+SHORT = "--epochs 4 --steps_per_epoch 5 --side 32 --held_back 3 --device cpu".split()
+SMALL = ["--features", "[4,8]"]
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory, clean_slice: Tensor) -> Path:
+    """A folder of pictures to train on."""
+    folder = tmp_path_factory.mktemp("pictures")
+    pixels = (255 * clean_slice[0, 0]).to(torch.uint8).numpy()
+    for number, image in enumerate([pixels, pixels[::-1], pixels[:, ::-1], pixels.T, pixels.T[::-1], pixels[:40]]):
+        imsave(folder / f"{number}.png", np.ascontiguousarray(image), check_contrast=False)
+    return folder
+
+
+def command(config: str | list[str], *overrides: str, launcher: tuple[str, ...] = ()) -> list[str]:
+    names = [config] if isinstance(config, str) else config
+    files = str([str(BUNDLE / "configs" / f"{name}.json") for name in names])
+    start = [sys.executable, "-m", *launcher, *(["-m"] if launcher else []), "monai.bundle", "run"]
+    return [*start, "--config_file", files, "--bundle_root", str(BUNDLE), *overrides]
+
+
+def run(*arguments: Any, **options: Any) -> subprocess.CompletedProcess:
+    finished = subprocess.run(command(*arguments, **options), capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    return finished
+
+
+@pytest.fixture(scope="session")
+def trained(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a training that was not disturbed leaves."""
+    folder = tmp_path_factory.mktemp("training") / "whole"
+    run("train", *SHORT, *SMALL, "--dataset_dir", str(pictures), "--ckpt_dir", str(folder))
+    return folder
+
+
+# the crops
+
+
+def test_images_of_pictures_scans_and_series_are_loaded_in_one_range(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    imsave(tmp_path / "grey.png", draw.integers(0, 255, (12, 10), dtype=np.uint8), check_contrast=False)
+    imsave(tmp_path / "colour.png", draw.integers(0, 255, (12, 10, 3), dtype=np.uint8), check_contrast=False)
+    volume = draw.normal(1000, 100, (12, 10, 3)).astype(np.float32)
+    volume[..., 1] = 7  # a constant slice
+    nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), tmp_path / "volume.nii.gz")
+    pixels = draw.integers(0, 1000, (2, 12, 10))
+    write_series(tmp_path / "series", pixels, positions=axial(2), orientation=(1, 0, 0, 0, 1, 0), slope=0.5)
+    images = load_images(tmp_path)
+    assert [image.shape for image in images] == [(1, 12, 10)] * 4 + [(1, 10, 12)] * 2
+    assert all(image.dtype == torch.float32 and image.isfinite().all() for image in images)
+    assert all(0 < image.median() < 1 for image in images)
+    with pytest.raises(ValueError, match="holds no picture, NIfTI file or DICOM image series"):
+        load_images(tmp_path / "series" / "nothing")
+
+
+def test_a_crop_is_drawn_by_its_number_alone(clean_slice: Tensor) -> None:
+    crops = NoisyCrops([clean_slice[0]], noise=["gaussian:0:50"], needs="clean", side=32, length=4)
+    later = NoisyCrops([clean_slice[0]], noise=["gaussian:0:50"], needs="clean", side=32, length=4)
+    assert all(torch.equal(crops[9][key], later[9][key]) for key in ("image", "label"))
+    assert not torch.equal(crops[8]["label"], crops[9]["label"])
+    reseeded = NoisyCrops([clean_slice[0]], noise=["gaussian:0:50"], needs="clean", side=32, seed=1)
+    assert not torch.equal(crops[9]["label"], reseeded[9]["label"])
+    assert len(crops) == 4
+    state = torch.get_rng_state()
+    crops[3]
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_noise_is_as_strong_as_was_asked_for_and_a_second_image_has_its_own(clean_slice: Tensor) -> None:
+    crops = NoisyCrops([torch.full((1, 64, 64), 0.5)], noise=["gaussian:0:50"], needs="second", side=64)
+    items = [crops[number] for number in range(60)]
+    sigmas = torch.stack([255 * (item["image"] - 0.5).std() for item in items])
+    assert 0 < sigmas.min() < 5
+    assert 45 < sigmas.max() < 52
+    noises = [(item["image"] - 0.5, item["label"] - 0.5) for item in items]
+    correlations = torch.stack([(one * other).mean() / (one.std() * other.std()) for one, other in noises])
+    assert correlations.mean().abs() < 0.02
+    kinds = NoisyCrops([clean_slice[0]], noise=["speckle:0.1:0.1", "poisson:30:30"], needs="clean", side=32)
+    zeros = [(item["image"][item["label"] == 0] == 0).all() for item in (kinds[number] for number in range(10))]
+    assert all(zeros)  # neither kind makes noise where there is nothing
+    own = NoisyCrops([clean_slice[0]], noise=None, side=32)[0]
+    assert list(own) == ["image"]
+
+
+def test_small_images_are_mirrored_to_the_size_of_a_crop() -> None:
+    image = torch.arange(6.0).view(1, 2, 3)
+    crop = NoisyCrops([image], noise=None, side=8)[0]["image"]
+    assert crop.shape == (1, 8, 8)
+    assert set(crop.unique().tolist()) == set(range(6))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"noise": ["gaussian:25"]}, "noise='gaussian:25' must be one of .* its least and greatest strength"),
+        ({"noise": ["gaussian:50:10"]}, "noise='gaussian:50:10' must be"),
+        ({"noise": ["salt:0:1"]}, "noise='salt:0:1' must be"),
+        ({"noise": None, "needs": "clean"}, "needs='clean' with noise=None: of an image's own noise there is no clean"),
+        ({"noise": None, "side": 0}, "side=0 must be a whole number"),
+        ({"noise": None, "images": []}, "images is empty"),
+    ],
+)
+def test_bad_crops_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        NoisyCrops(**{"images": [torch.zeros(1, 4, 4)], **options})
+
+
+def test_samplers_deal_out_every_number_once() -> None:
+    numbers = []
+    for epoch in (1, 2, 3):
+        for rank in range(2):
+            sampler = EpochSampler(range(6), num_replicas=2, rank=rank)
+            sampler.set_epoch(epoch)
+            assert len(sampler) == 3
+            numbers += list(sampler)
+    assert sorted(numbers) == list(range(18))
+    with pytest.raises(ValueError, match="an epoch of 5 items cannot be dealt out to 2 processes"):
+        EpochSampler(range(5), num_replicas=2)
+
+
+def test_learning_rate_stays_and_falls_linearly() -> None:
+    rates = [plateau_then_linear(step, steps=2_000_000) for step in (0, 1_000_000, 1_500_000, 2_000_000)]
+    assert rates == [1, 1, 0.5, 0]
+
+
+# the trainer
+
+
+def log_of(folder: Path) -> list[dict[str, str]]:
+    with (folder / "log.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def trainer(folder: Path, images: list[Tensor], *, epochs: int, handlers: list[Any]) -> DenoisingTrainer:
+    objective = create_objective("supervised")
+    network = DenoisingUNet(features=(8, 16, 16))
+    crops = NoisyCrops(images, noise=["gaussian:25:25"], needs="clean", side=48, length=80)
+    optimizer = torch.optim.Adam(network.parameters(), 1e-2)
+    log = TrainingLog(folder, network=network, objective=objective, pairs=noisy_pairs(images, "gaussian:25"))
+    return DenoisingTrainer(
+        device="cpu",
+        max_epochs=epochs,
+        train_data_loader=DataLoader(crops, batch_size=4, sampler=EpochSampler(crops), generator=torch.Generator()),
+        network=network,
+        optimizer=optimizer,
+        objective=objective,
+        train_handlers=[*handlers, log],
+    )
+
+
+@pytest.mark.usefixtures("global_random_state_is_left_alone")
+def test_training_makes_a_denoiser_and_writes_a_log_and_a_picture(tmp_path: Path, clean_slice: Tensor) -> None:
+    made = trainer(tmp_path, [clean_slice[0]], epochs=8, handlers=[])
+    made.run()
+    rows = log_of(tmp_path)
+    assert [int(row["step"]) for row in rows] == [20, 40, 60, 80, 100, 120, 140, 160]
+    noisy = add_noise(clean_slice, "gaussian:25", seed=0)
+    before = -10 * torch.log10((noisy.clamp(0, 1) - clean_slice).square().mean()).item()
+    assert float(rows[-1]["psnr"]) > before + 3
+    assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
+    assert (tmp_path / "validation.png").stat().st_size > 10_000
+
+
+def test_a_checkpoint_that_is_cut_off_is_passed_over(tmp_path: Path) -> None:
+    assert latest_checkpoint(tmp_path) is None
+    for epoch in (2, 10):
+        torch.save({"epoch": epoch}, tmp_path / f"checkpoint_epoch={epoch}.pt")
+    assert latest_checkpoint(tmp_path) == str(tmp_path / "checkpoint_epoch=10.pt")
+    whole = (tmp_path / "checkpoint_epoch=10.pt").read_bytes()
+    (tmp_path / "checkpoint_epoch=10.pt").write_bytes(whole[: len(whole) // 2])
+    assert latest_checkpoint(tmp_path) == str(tmp_path / "checkpoint_epoch=2.pt")
+
+
+def test_images_held_back_are_not_trained_on() -> None:
+    images = [torch.full((1, 1, 1), float(number)) for number in range(10)]
+    train, back = held_back(images, 4)
+    assert sorted(int(image) for image in (*train, *back)) == list(range(10))
+    assert [int(image) for image in back] == [2, 6]
+
+
+# the commands
+
+
+def test_train_leaves_weights_a_model_a_log_and_a_picture(trained: Path) -> None:
+    weights = load_weights(trained / "weights.safetensors")
+    model = torch.load(trained / "model.pt", weights_only=True)
+    state = weights.network.state_dict()
+    assert all(torch.equal(state[name], model[name]) for name in state)
+    assert weights.training["steps"] == 20
+    assert weights.training["noise"] == ["gaussian:0:50"]
+    assert len(log_of(trained)) == 4
+    assert (trained / "validation.png").exists()
+    assert IDDPDenoise(weights=str(trained / "weights.safetensors"))(torch.rand(1, 16, 16)).shape == (1, 16, 16)
+
+
+def test_a_training_that_was_killed_goes_on_to_the_same_weights(pictures: Path, trained: Path, tmp_path: Path) -> None:
+    overrides = [*SHORT, *SMALL, "--dataset_dir", str(pictures), "--ckpt_dir", str(tmp_path)]
+    process = subprocess.Popen(command("train", *overrides), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (tmp_path / "checkpoint_epoch=2.pt").exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "model.pt").exists(), "the training was over before it was killed"
+    finished = run("train", *overrides)
+    assert "resuming from iteration" in finished.stdout
+    assert "Restored all variables" in finished.stdout
+    one, other = (torch.load(folder / "model.pt", weights_only=True) for folder in (trained, tmp_path))
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_two_processes_train_together(pictures: Path, tmp_path: Path) -> None:
+    launcher = ("torch.distributed.run", "--standalone", "--nproc_per_node=2")
+    overrides = ["--epochs", "2", *SHORT[2:], *SMALL, "--dataset_dir", str(pictures), "--ckpt_dir", str(tmp_path)]
+    run(["train", "multi_gpu_train"], *overrides, launcher=launcher)
+    weights = load_weights(tmp_path / "weights.safetensors")
+    assert weights.training["steps"] == 10
+    assert len(log_of(tmp_path)) == 2
+    assert latest_checkpoint(tmp_path) == str(tmp_path / "checkpoint_epoch=2.pt")
+
+
+def test_evaluate_measures_before_and_after(pictures: Path, tmp_path: Path) -> None:
+    overrides = ["--dataset_dir", str(pictures), "--output_dir", str(tmp_path), "--device", "cpu"]
+    finished = run("evaluate", *overrides)
+    measured = json.loads(finished.stdout.strip().splitlines()[-1].replace("'", '"'))
+    assert measured["psnr"] > measured["psnr_noisy"] + 4
+    assert 0.5 < measured["ssim"] < 1
+    assert (tmp_path / "psnr_summary.csv").exists()
+
+
+def test_inference_equals_the_transform_bit_for_bit(nifti_path: Path, tmp_path: Path) -> None:
+    overrides = ["--dataset_dir", str(nifti_path.parent), "--output_dir", str(tmp_path / "out"), "--device", "cpu"]
+    finished = run("inference", *overrides, "--progress", "False")
+    assert "denoised 3 slices" in finished.stdout
+    saved = nibabel.load(tmp_path / "out" / "case_denoised.nii.gz")
+    source = nibabel.load(nifti_path)
+    np.testing.assert_allclose(saved.affine, source.affine, atol=1e-5)
+    expected = IDDPDenoise()(source.get_fdata(dtype=np.float32)[None])[0]
+    assert np.array_equal(np.asarray(saved.dataobj), expected)
+
+
+@pytest.mark.parametrize(("config", "workflow_type"), [("inference", "infer"), ("train", "train")])
+def test_check_properties_has_nothing_to_say(config: str, workflow_type: str, nifti_path: Path, tmp_path: Path) -> None:
+    workflow = create_workflow(
+        config_file=str(BUNDLE / "configs" / f"{config}.json"),
+        workflow_type=workflow_type,
+        bundle_root=str(BUNDLE),
+        dataset_dir=str(nifti_path.parent),
+        ckpt_dir=str(tmp_path),
+    )
+    assert workflow.check_properties() == []
+
+
+def test_checkpoints_name_what_they_keep(tmp_path: Path, clean_slice: Tensor) -> None:
+    network = DenoisingUNet(features=(4, 8))
+    made = trainer(tmp_path, [clean_slice[0]], epochs=1, handlers=[Checkpoints(tmp_path, network=network)])
+    made.run()
+    kept = torch.load(latest_checkpoint(tmp_path) or "", weights_only=True)
+    assert sorted(kept) == ["network", "trainer"]

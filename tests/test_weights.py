@@ -1,0 +1,228 @@
+"""Trained networks in files, and as denoisers: what is refused, what is shipped, what tiles and colours change."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import GUARDED
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from monai_dnaprior import IDDPDenoise, IDDPDenoised, load_weights, save_weights
+from monai_dnaprior.objectives import Blind2Unblind, CyclicVariateFunction, create_objective
+from monai_dnaprior.trained import Trained
+from monai_dnaprior.unet import DenoisingUNet
+from monai_dnaprior.weights import SHIPPED, TrainedNetwork, file_hash
+
+pytestmark = GUARDED
+
+BUNDLE = Path(__file__).parents[1] / "bundles" / "iddp_denoise"
+
+
+def untrained(objective: str = "iddp", **options: Any) -> TrainedNetwork:
+    made = create_objective(objective, **options)
+    return TrainedNetwork(DenoisingUNet(heads=made.heads, features=(4, 8)), made, {"noise": ["gaussian:0:50"]})
+
+
+def noisy(*shape: int) -> Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    path = tmp_path / "some.safetensors"
+    save_weights(path, untrained())
+    return path
+
+
+def test_what_is_saved_comes_back(tmp_path: Path) -> None:
+    written = untrained("cvf-sid", gamma=0.5)
+    digest = save_weights(tmp_path / "a.safetensors", written)
+    read = load_weights(tmp_path / "a.safetensors", sha256=digest.upper())
+    assert read.objective == CyclicVariateFunction(gamma=0.5)
+    assert read.training == {"noise": ["gaussian:0:50"]}
+    assert not read.network.training
+    assert all(not parameter.requires_grad for parameter in read.network.parameters())
+    for name, tensor in written.network.state_dict().items():
+        assert torch.equal(read.network.state_dict()[name], tensor)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
+    assert save_weights(tmp_path / "b.safetensors", written) == digest
+
+
+def test_a_write_that_fails_leaves_the_old_file(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = weights.read_bytes()
+
+    def fail(tensors: Any, path: Path, metadata: Any) -> None:
+        path.write_bytes(b"half")
+        raise OSError("no space left")
+
+    monkeypatch.setattr("monai_dnaprior.weights.save_file", fail)
+    with pytest.raises(OSError, match="no space left"):
+        save_weights(weights, untrained())
+    assert weights.read_bytes() == before
+    assert [path.name for path in weights.parent.iterdir()] == [weights.name]
+
+
+def other_architecture(path: Path) -> None:
+    """The tensors of another network under the description of this one."""
+    tensors = DenoisingUNet(features=(8, 16)).state_dict()
+    save_file(tensors, path, metadata={"monai_dnaprior": json.dumps(description())})
+
+
+def description(**changes: Any) -> dict[str, Any]:
+    network = {"channels": 1, "heads": 1, "features": [4, 8], "residual_units": 0}
+    return {
+        "format": "monai-dnaprior-1", "network": network, "objective": {"name": "iddp"}, "training": {}, **changes
+    }  # fmt: skip
+
+
+def write_description(path: Path, **changes: Any) -> None:
+    save_file(load_file(path), path, metadata={"monai_dnaprior": json.dumps(description(**changes))})
+
+
+BROKEN = {
+    "another architecture": (other_architecture, "holds no network of this package"),
+    "cut off": (lambda path: path.write_bytes(path.read_bytes()[:-100]), "is no safetensors file, or is cut off"),
+    "empty": (lambda path: path.write_bytes(b""), "is no safetensors file, or is cut off"),
+    "pickle": (lambda path: path.write_bytes(pickle.dumps({"a": 1})), "is no safetensors file, or is cut off"),
+    "torch.save": (lambda path: torch.save({"a": torch.ones(1)}, path), "is no safetensors file, or is cut off"),
+    "of another package": (lambda path: save_file({"a": torch.ones(1)}, path), "holds no network of this package"),
+    "no JSON": (
+        lambda path: save_file({"a": torch.ones(1)}, path, metadata={"monai_dnaprior": "{"}),
+        "holds no network of this package",
+    ),
+    "another format": (lambda path: write_description(path, format="2"), "holds no network of this package"),
+    "unknown objective": (
+        lambda path: write_description(path, objective={"name": "n2v"}), "holds no network of this package"
+    ),
+    "unknown option": (
+        lambda path: write_description(path, objective={"name": "iddp", "x": 1}), "holds no network of this package"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_wrong_weights_give_one_clear_line_and_nothing_is_unpickled(
+    fault: str, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damage, message = BROKEN[fault]
+    damage(weights)
+    monkeypatch.setattr(pickle, "loads", None)
+    monkeypatch.setattr(torch, "load", None)
+    for read in (load_weights, lambda path: IDDPDenoise(weights=str(path)), lambda path: Trained(weights=str(path))):
+        with pytest.raises(ValueError, match=message) as caught:
+            read(weights)
+        assert "\n" not in str(caught.value)
+        assert str(weights) in str(caught.value)
+
+
+def test_another_hash_or_no_file_is_refused(weights: Path) -> None:
+    with pytest.raises(ValueError, match=f"has the SHA-256 {file_hash(weights)}, not {'0' * 64}; fetch the file again"):
+        load_weights(weights, sha256="0" * 64)
+    with pytest.raises(FileNotFoundError, match="is no file; give one that save_weights wrote, or None"):
+        IDDPDenoise(weights="nowhere.safetensors")
+
+
+def test_weights_that_change_after_the_transform_was_made_are_refused(weights: Path) -> None:
+    transform = IDDPDenoised("image", weights=str(weights))
+    image = noisy(1, 16, 16)
+    transform({"image": image})
+    save_weights(weights, TrainedNetwork(DenoisingUNet(features=(4, 8), seed=1), create_objective("iddp")))
+    with pytest.raises(ValueError, match="has the SHA-256"):
+        transform({"image": image})
+
+
+def test_shipped_weights_are_the_bundle_s_and_say_where_they_are_from() -> None:
+    shipped = load_weights()
+    state = torch.load(BUNDLE / "models" / "model.pt", weights_only=True)
+    expected = shipped.network.state_dict()
+    assert list(state) == list(expected)
+    assert all(torch.equal(state[name], expected[name]) for name in expected)
+    assert type(shipped.objective).__name__ == "IDDP"
+    assert shipped.objective.needs == "none"  # no clean target is ever in the loss
+    assert shipped.training["noise"] == ["gaussian:0:50"]
+    assert shipped.training["steps"] > 10_000
+    assert SHIPPED.stat().st_size < 3e6
+
+
+def test_tiles_change_little_and_bound_what_the_network_sees() -> None:
+    image = noisy(1, 1, 300, 200)
+    network = Trained().network()
+    sizes = []
+    hook = network.register_forward_pre_hook(lambda module, inputs: sizes.append(inputs[0].shape))
+    try:
+        tiled, whole = (Trained(tile=tile)(image).image for tile in (128, 512))
+    finally:
+        hook.remove()
+    assert max(max(size[-2:]) for size in sizes[:-1]) == 128
+    assert sizes[-1][-2:] == (300, 200)
+    assert (tiled - whole).square().mean() < 0.01 * (image - whole).square().mean()
+
+
+def test_a_pixel_like_its_neighbours_and_a_clean_image_come_back_bit_for_bit() -> None:
+    image = noisy(1, 1, 64, 64)
+    image[..., :20] = 0.25
+    result = Trained()(image)
+    assert torch.equal(result.image[..., :19], image[..., :19])
+    assert not torch.equal(result.image, image)
+    smooth = torch.linspace(0, 1, 64).expand(1, 1, 64, 64).clone()
+    clean = Trained()(smooth)
+    assert torch.equal(clean.image, smooth)
+    assert clean.records[0].stop_reason == "clean"
+
+
+def test_noise_that_depends_on_brightness_is_evened_first() -> None:
+    clean = torch.linspace(0.05, 1, 128).expand(1, 1, 128, 128)
+    counts = torch.poisson(20 * clean, generator=torch.Generator().manual_seed(0)) / 20
+    evened, plain = (Trained(stabilise=stabilise)(counts) for stabilise in (True, False))
+    assert evened.records[0].noise_variance is not None
+    assert plain.records[0].noise_variance is None
+    errors = [(result.image - clean).square().mean() for result in (evened, plain)]
+    assert errors[0] < errors[1]
+
+
+def test_colours_are_denoised_in_planes_and_grey_in_three_channels_stays_grey() -> None:
+    grey = noisy(1, 1, 48, 48)
+    colour = Trained()(grey.expand(1, 3, 48, 48)).image
+    torch.testing.assert_close(colour[:, 0], colour[:, 2], rtol=0, atol=0.02)
+
+
+def test_a_given_network_takes_the_place_of_the_weights_and_the_objective_says_what_it_means(weights: Path) -> None:
+    image = noisy(1, 1, 32, 32)
+    denoiser = Trained(weights=str(weights), stabilise=False)
+    assert torch.equal(denoiser(image, network=denoiser.network()).image, denoiser(image).image)
+    other = DenoisingUNet(features=(4, 8), seed=1)
+    assert not torch.equal(denoiser(image, network=other).image, denoiser(image).image)
+    blind = untrained("blind2unblind")
+    save_weights(weights, blind)
+    with torch.no_grad():
+        expected = Blind2Unblind().denoised(image, blind.network)
+    torch.testing.assert_close(Trained(weights=str(weights), stabilise=False)(image).image, expected)
+
+
+def test_bad_options_are_refused() -> None:
+    with pytest.raises(ValueError, match="tile=10 must be a whole number, at least 64"):
+        IDDPDenoise(tile=10)
+    with pytest.raises(ValueError, match="features=.* must name the channels of at least two scales"):
+        DenoisingUNet(features=(8,))
+    with pytest.raises(ValueError, match=r"features\[1\]=0 must be a whole number"):
+        DenoisingUNet(features=(8, 0))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 7), (33, 47), (64, 64)], ids=str)
+def test_unet_takes_any_size_and_its_weights_come_from_the_seed(size: tuple[int, int]) -> None:
+    image = noisy(2, 1, *size)
+    first, again, other = (DenoisingUNet(features=(4, 8, 8), heads=2, seed=seed)(image) for seed in (0, 0, 1))
+    assert first.shape == (2, 2, *size)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_gain_of_the_shipped_weights_on_real_slices(noisy_slice: Tensor, clean_slice: Tensor) -> None:
+    image = Trained()(noisy_slice).image
+    assert 10 * torch.log10((noisy_slice - clean_slice).square().mean() / (image - clean_slice).square().mean()) > 5
