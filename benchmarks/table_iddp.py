@@ -49,7 +49,7 @@ def main() -> None:
             weights = options.output / f"{method}-{options.steps}" / "weights.safetensors"
             if not weights.exists():
                 train(method, training, weights.parent, steps=options.steps, device=options.device)
-            denoiser: tuple[str, dict[str, Any]] = ("iddp", {"weights": str(weights), "stabilise": False})
+            denoiser: tuple[str, dict[str, Any]] = ("iddp", {"weights": str(weights)})
         else:
             denoiser = (method, {})
         for row, images in cases.items():

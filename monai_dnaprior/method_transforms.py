@@ -125,7 +125,7 @@ class IDDPDenoise(Denoise):
     r"""Denoise an image or every 2D slice of a volume with IDDP's trained network, in the image's own units.
 
     One pass of a U-Net a slice, :math:`\hat x = F_\theta(y)`, which was trained on noisy images alone. Slices without
-    noise come out bit-identical; noise that depends on brightness is made even first.
+    noise come out bit-identical.
 
     Args:
         weights: a file that :func:`~monai_dnaprior.weights.save_weights` wrote; None for those that are shipped.

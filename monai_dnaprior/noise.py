@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -164,14 +165,35 @@ def noise_levels(noisy: Tensor, *, groups: int) -> tuple[Tensor, Tensor]:
     return torch.stack([means[part].mean() for part in parts]), levels
 
 
-def noise_warnings(noisy: Tensor) -> tuple[str, ...]:
-    """What is known of the noise of one image (1, C, H, W) that no method for even white noise can treat."""
-    warnings = []
-    if noise_correlation(noisy).item() > CORRELATED:
-        warnings.append("the noise is correlated: alike in neighbouring pixels, it cannot be told from anatomy")
-    if brightness_dependence(noisy).item() > DEPENDENT:
-        warnings.append("the noise depends on brightness: bright and dark places are not denoised alike")
-    return tuple(warnings)
+@dataclass(frozen=True)
+class NoiseKind:
+    """What is known of the kind of noise in one image.
+
+    Attributes:
+        correlation: see :func:`noise_correlation`.
+        dependence: see :func:`brightness_dependence`.
+    """
+
+    correlation: float
+    dependence: float
+
+    @classmethod
+    def of(cls, noisy: Tensor) -> NoiseKind:
+        """The kind of noise in one image (1, C, H, W)."""
+        return cls(noise_correlation(noisy).item(), brightness_dependence(noisy).item())
+
+    @property
+    def can_be_evened(self) -> bool:
+        """Whether it depends on brightness in a way that can be measured: differences do not show correlated noise."""
+        return self.dependence > DEPENDENT and self.correlation <= CORRELATED
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What no method for even white noise can treat, in words."""
+        correlated = "the noise is correlated: alike in neighbouring pixels, it cannot be told from anatomy"
+        dependent = "the noise depends on brightness: bright and dark places are not denoised alike"
+        found = {correlated: self.correlation > CORRELATED, dependent: self.dependence > DEPENDENT}
+        return tuple(text for text, holds in found.items() if holds)
 
 
 def gaussian_noise(image: Tensor, sigma: float, *, seed: int) -> Tensor:

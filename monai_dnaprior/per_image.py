@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .checks import check_not_negative, check_whole
 from .fit import Discrepancy, FitResult, MovingVariance, Objective, StoppingRule, fit, root_mean_square, side_by_side
-from .gates import gated
+from .gates import treated
 from .noise import varying_pixels
 from .result import Record, Result, check_noisy
 
@@ -40,6 +40,8 @@ class PerImageFit:
             when the outputs' moving variance rises, ``"steps"`` at the last step only.
         discrepancy: see ``stopping``. At the noise level itself a fit is still a little too smooth.
         clean_sigma: images with less estimated noise than this are given back as they came.
+        stabilise: treat an image whose noise depends on brightness (Poisson, multiplicative) on the grey scale where it
+            is even, see :class:`~monai_dnaprior.stabilisation.Stabiliser`.
         restarts: fits of each image, from inputs of their own; their mean is the result, and from two on their standard
             deviation is its spread.
         seed: the network's initial weights depend on it alone; the rest of a fit's randomness on a hash of it, the
@@ -54,6 +56,7 @@ class PerImageFit:
     stopping: str = "steps"
     discrepancy: float = 0.985
     clean_sigma: float = 0.0
+    stabilise: bool = False
     restarts: int = 1
     seed: int = 0
 
@@ -138,11 +141,15 @@ class PerImageFit:
 
     def denoise_one(self, initial: nn.Module, noisy: Tensor, index: int, restart: int) -> tuple[Tensor, Record]:
         """One image (1, C, H, W): leave it alone, or fit it, once more if that fails."""
-        seeds = [slice_seed(self.seed, index, attempt, noisy.float()) for attempt in (2 * restart, 2 * restart + 1)]
-        return gated(noisy, partial(self._fitted_somewhere, initial, seeds), clean_sigma=self.clean_sigma)
+
+        def fitted(noisy: Tensor, sigma: float) -> tuple[Tensor, Record]:
+            seeds = [slice_seed(self.seed, index, attempt, noisy) for attempt in (2 * restart, 2 * restart + 1)]
+            return self._fitted_somewhere(initial, noisy, sigma, seeds)
+
+        return treated(noisy, fitted, clean_sigma=self.clean_sigma, stabilise=self.stabilise)
 
     def _fitted_somewhere(
-        self, initial: nn.Module, seeds: Sequence[int], noisy: Tensor, sigma: float
+        self, initial: nn.Module, noisy: Tensor, sigma: float, seeds: Sequence[int]
     ) -> tuple[Tensor, Record]:
         """The fit where the image lies, or on the CPU if the memory there does not suffice."""
         try:

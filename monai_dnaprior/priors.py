@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -12,13 +11,11 @@ from torch.nn.functional import avg_pool2d, interpolate, pad
 
 from .checks import check_not_negative, check_whole
 from .fit import FitResult, Objective
-from .gates import evened
 from .losses import spectral_discrepancy, spectral_fidelity, squared_error, total_variation, variation
 from .networks import SkipNet, check_architecture, fixed_input
 from .noise import varying_pixels
 from .per_image import PerImageFit
 from .refinement import refine
-from .result import Record
 
 TV_WEIGHT_PER_SIGMA = 0.3
 INPUT_NOISE_PER_SIGMA = 0.1
@@ -131,8 +128,6 @@ class DNAPrior(SkipNetPrior):
             and the bracket, the part of the energy that is not noise, makes up for :math:`L_{IS}` being relative to y
             and :math:`L_{TV}` to the much weaker :math:`\hat x` where an image is dark.
         fidelity_weight: :math:`\alpha`.
-        stabilise: treat an image whose noise depends on brightness (Poisson, multiplicative) on the grey scale where it
-            is even, see :class:`~monai_dnaprior.stabilisation.Stabiliser`.
         shrink: the network is fitted to the image averaged over blocks of shrink × shrink pixels, whose noise is that
             much weaker, in as many times fewer operations; an image that would have a side under 64 pixels, as it is.
         refinements: rounds of :func:`~monai_dnaprior.refinement.refine` on the fitted image, at its size and full size.
@@ -191,10 +186,6 @@ class DNAPrior(SkipNetPrior):
     def loss(self, estimate: Tensor, noisy: Tensor, tv_weight: float) -> Tensor:
         """Equation 6."""
         return self.fidelity_weight * spectral_fidelity(estimate, noisy) + tv_weight * total_variation(estimate)
-
-    def denoise_one(self, initial: nn.Module, noisy: Tensor, index: int, restart: int) -> tuple[Tensor, Record]:
-        denoise = partial(super().denoise_one, initial, index=index, restart=restart)
-        return evened(noisy, denoise) if self.stabilise else denoise(noisy)
 
     def estimate(self, network: nn.Module, noisy: Tensor, where: Tensor, sigma: float, seed: int) -> FitResult:
         """The fit, of a smaller image if that is large enough, whose refined result is enlarged."""

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .noise import CORRELATED, DEPENDENT, brightness_dependence, noise_correlation, noise_levels
+from .noise import noise_levels
 
 GROUPS = 6  # of blocks by brightness, through whose noise levels the variance is fitted
 GRID = 4096
@@ -33,9 +33,10 @@ class Stabiliser:
     of the mean taken out to second order follows Makitalo, Foi, IEEE Trans. Image Processing 20, 2011,
     doi:10.1109/TIP.2010.2056693, in place of their exact tables, which hold for Poisson noise alone.
 
+    >>> from monai_dnaprior.noise import NoiseKind
     >>> counts = torch.poisson(torch.linspace(1, 40, 128).expand(1, 1, 128, 128), torch.Generator().manual_seed(0))
     >>> stabiliser = Stabiliser.of(counts)
-    >>> [bool(brightness_dependence(image) > DEPENDENT) for image in (counts, stabiliser(counts))]
+    >>> [NoiseKind.of(image).can_be_evened for image in (counts, stabiliser(counts))]
     [True, False]
     """
 
@@ -59,15 +60,6 @@ class Stabiliser:
         rise = np.concatenate(([0], np.cumsum((slope[1:] + slope[:-1]) / 2)))
         stabilised = grey[0] + (grey[-1] - grey[0]) * rise / rise[-1]
         return cls(tuple(coefficients.tolist()), grey, stabilised)
-
-    @classmethod
-    def if_needed(cls, noisy: Tensor) -> Stabiliser | None:
-        """One for an image whose noise depends on its brightness, none for others, nor where noise is correlated.
-
-        The level of correlated noise cannot be measured by differences of neighbours.
-        """
-        dependent = brightness_dependence(noisy).item() > DEPENDENT
-        return cls.of(noisy) if dependent and noise_correlation(noisy).item() <= CORRELATED else None
 
     def __call__(self, noisy: Tensor) -> Tensor:
         """The image on the scale where its noise is even."""

@@ -15,7 +15,7 @@ from torch.nn.functional import avg_pool2d
 
 from .checks import check_not_negative, check_whole
 from .fit import root_mean_square, side_by_side
-from .gates import evened, gated
+from .gates import treated
 from .noise import varying_pixels
 from .objectives import Objective
 from .refinement import cosines
@@ -40,12 +40,11 @@ class Trained:
         sha256: what the file's SHA-256 must be, if it is known.
         tile: images with a longer side are denoised in square tiles of this side, which overlap by a quarter and are
             blended, so that the memory needed does not grow with the image.
-        stabilise: treat an image whose noise depends on brightness (Poisson, multiplicative) on the grey scale where it
-            is even, see :class:`~monai_dnaprior.stabilisation.Stabiliser`: right for a network that knows even noise.
         clean_sigma: images with less estimated noise than this are given back as they came.
 
     Shapes: noisy (B, C, H, W), float, about [0, 1], of any size. Pixels that equal all their neighbours (an empty
-    background) come out as they are.
+    background) come out as they are. Noise that depends on brightness is not made even first, as it is for a fit: the
+    network goes by the noise around each pixel, and that gained nothing.
 
     >>> noisy = torch.rand(1, 3, 33, 47, generator=torch.Generator().manual_seed(0))
     >>> result = Trained()(noisy)
@@ -56,7 +55,6 @@ class Trained:
     weights: str | None = None
     sha256: str | None = None
     tile: int = 512
-    stabilise: bool = True
     clean_sigma: float = 1 / 255
 
     def __post_init__(self) -> None:
@@ -86,9 +84,8 @@ class Trained:
     def denoise_one(self, network: DenoisingUNet, objective: Objective, noisy: Tensor) -> tuple[Tensor, Record]:
         """One image (1, C, H, W): leave it alone, or pass it through the network."""
         treat = partial(self.passed, network, objective)
-        denoise = partial(gated, treat=treat, clean_sigma=self.clean_sigma)
         with torch.no_grad():
-            return evened(noisy, denoise) if self.stabilise else denoise(noisy)
+            return treated(noisy, treat, clean_sigma=self.clean_sigma, stabilise=False)
 
     def passed(
         self, network: DenoisingUNet, objective: Objective, noisy: Tensor, sigma: float

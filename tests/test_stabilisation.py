@@ -7,7 +7,7 @@ import torch
 from conftest import GUARDED, SHORT
 
 from monai_dnaprior.compare import decibels
-from monai_dnaprior.noise import DEPENDENT, add_noise, brightness_dependence, noise_levels, noise_warnings
+from monai_dnaprior.noise import DEPENDENT, NoiseKind, add_noise, brightness_dependence, noise_levels
 from monai_dnaprior.priors import DNAPrior
 from monai_dnaprior.stabilisation import Stabiliser
 
@@ -20,7 +20,7 @@ RAMP = torch.linspace(0.1, 1, 160).expand(1, 1, 160, 160)
 @pytest.mark.parametrize("noise", ["gaussian:3", "gaussian:15", "gaussian:50"])
 def test_even_noise_is_left_on_its_scale(noise: str) -> None:
     assert brightness_dependence(add_noise(RAMP, noise)) < DEPENDENT
-    assert Stabiliser.if_needed(add_noise(RAMP, noise)) is None
+    assert not NoiseKind.of(add_noise(RAMP, noise)).can_be_evened
 
 
 @pytest.mark.parametrize(
@@ -29,8 +29,8 @@ def test_even_noise_is_left_on_its_scale(noise: str) -> None:
 )
 def test_the_variance_is_found_and_made_even(noise: str, variance: object) -> None:
     noisy = add_noise(RAMP, noise, seed=2)
-    stabiliser = Stabiliser.if_needed(noisy)
-    assert stabiliser is not None
+    assert NoiseKind.of(noisy).can_be_evened
+    stabiliser = Stabiliser.of(noisy)
     a, b, c = stabiliser.variance
     for brightness in (0.3, 0.6, 0.9):
         found = a + b * brightness + c * brightness**2
@@ -63,7 +63,7 @@ def test_noise_levels_are_those_of_the_noise_not_of_the_ramp() -> None:
 
 def test_too_small_an_image_is_taken_to_be_even() -> None:
     assert brightness_dependence(torch.rand(2, 1, 9, 9, generator=SEEDED)).tolist() == [1, 1]
-    assert Stabiliser.if_needed(torch.rand(1, 3, 20, 20, generator=SEEDED)) is None
+    assert not NoiseKind.of(torch.rand(1, 3, 20, 20, generator=SEEDED)).can_be_evened
 
 
 def test_a_fit_gains_from_it_and_says_so() -> None:
@@ -82,8 +82,8 @@ def test_correlated_noise_is_warned_of_and_not_stabilised() -> None:
         torch.randn(1, 1, 162, 162, generator=torch.Generator().manual_seed(0)), 3, 1
     )
     noisy = RAMP + 0.3 * RAMP * noise
-    assert Stabiliser.if_needed(noisy) is None
-    assert ["correlated" in text for text in noise_warnings(noisy)] == [True, False]
+    assert not NoiseKind.of(noisy).can_be_evened
+    assert ["correlated" in text for text in NoiseKind.of(noisy).warnings] == [True, False]
     assert "correlated" in DNAPrior(**SHORT)(noisy).records[0].warnings[-2]
 
 

@@ -176,16 +176,6 @@ def test_a_pixel_like_its_neighbours_and_a_clean_image_come_back_bit_for_bit() -
     assert clean.records[0].stop_reason == "clean"
 
 
-def test_noise_that_depends_on_brightness_is_evened_first() -> None:
-    clean = torch.linspace(0.05, 1, 128).expand(1, 1, 128, 128)
-    counts = torch.poisson(20 * clean, generator=torch.Generator().manual_seed(0)) / 20
-    evened, plain = (Trained(stabilise=stabilise)(counts) for stabilise in (True, False))
-    assert evened.records[0].noise_variance is not None
-    assert plain.records[0].noise_variance is None
-    errors = [(result.image - clean).square().mean() for result in (evened, plain)]
-    assert errors[0] < errors[1]
-
-
 def test_colours_are_denoised_in_planes_and_grey_in_three_channels_stays_grey() -> None:
     grey = noisy(1, 1, 48, 48)
     colour = Trained()(grey.expand(1, 3, 48, 48)).image
@@ -194,7 +184,7 @@ def test_colours_are_denoised_in_planes_and_grey_in_three_channels_stays_grey() 
 
 def test_a_given_network_takes_the_place_of_the_weights_and_the_objective_says_what_it_means(weights: Path) -> None:
     image = noisy(1, 1, 32, 32)
-    denoiser = Trained(weights=str(weights), stabilise=False)
+    denoiser = Trained(weights=str(weights))
     assert torch.equal(denoiser(image, network=denoiser.network()).image, denoiser(image).image)
     other = DenoisingUNet(features=(4, 8), seed=1)
     assert not torch.equal(denoiser(image, network=other).image, denoiser(image).image)
@@ -202,7 +192,7 @@ def test_a_given_network_takes_the_place_of_the_weights_and_the_objective_says_w
     save_weights(weights, blind)
     with torch.no_grad():
         expected = Blind2Unblind().denoised(image, blind.network)
-    torch.testing.assert_close(Trained(weights=str(weights), stabilise=False)(image).image, expected)
+    torch.testing.assert_close(Trained(weights=str(weights))(image).image, expected)
 
 
 def test_bad_options_are_refused() -> None:
