@@ -1,10 +1,11 @@
-"""Write the initial weights of every bundle: the network of the default preset, as its seed makes it."""
+"""Write the weights of every bundle: those that a seed makes for every fit, and those that the package ships."""
 
 from pathlib import Path
 
 import torch
 
 from monai_dnaprior.priors import DNAPrior
+from monai_dnaprior.weights import load_weights
 
 BUNDLES = Path(__file__).parent
 
@@ -12,6 +13,7 @@ BUNDLES = Path(__file__).parent
 def main() -> None:
     network = DNAPrior(seed=0).network(channels=1)
     torch.save(network.state_dict(), BUNDLES / "dnaprior_denoise" / "models" / "model.pt")
+    torch.save(load_weights().network.state_dict(), BUNDLES / "iddp_denoise" / "models" / "model.pt")
 
 
 if __name__ == "__main__":
