@@ -18,7 +18,7 @@ from .fit import root_mean_square, side_by_side
 from .gates import treated
 from .noise import varying_pixels
 from .objectives import Objective
-from .refinement import cosines
+from .refinement import cosines, refine
 from .result import Record, Result, check_noisy
 from .unet import DenoisingUNet
 from .weights import SHIPPED, TrainedNetwork, load_weights
@@ -40,6 +40,8 @@ class Trained:
         sha256: what the file's SHA-256 must be, if it is known.
         tile: images with a longer side are denoised in square tiles of this side, which overlap by a quarter and are
             blended, so that the memory needed does not grow with the image.
+        refinements: rounds of :func:`~monai_dnaprior.refinement.refine`, a non-local filter that the network's output
+            guides: two gain about as much as a fit, in less time.
         clean_sigma: images with less estimated noise than this are given back as they came.
 
     Shapes: noisy (B, C, H, W), float, about [0, 1], of any size. Pixels that equal all their neighbours (an empty
@@ -55,10 +57,12 @@ class Trained:
     weights: str | None = None
     sha256: str | None = None
     tile: int = 512
+    refinements: int = 0
     clean_sigma: float = 1 / 255
 
     def __post_init__(self) -> None:
         check_whole(64, tile=self.tile)
+        check_whole(0, refinements=self.refinements)
         check_not_negative(clean_sigma=self.clean_sigma)
         self.trained()
 
@@ -93,6 +97,7 @@ class Trained:
         """One pass of the network; a pixel where it fails is left as it is."""
         denoise = partial(self.tiled, partial(objective.denoised, network=network))
         estimate = denoise(noisy) if noisy.shape[1] == network.channels else in_planes(noisy, denoise)
+        estimate = refine(noisy, estimate, sigma, rounds=self.refinements)
         image = torch.where(varying_pixels(noisy) & estimate.isfinite(), estimate, noisy)
         return image, Record(sigma=sigma, stop_reason="network", residual=root_mean_square(noisy - image))
 

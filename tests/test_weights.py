@@ -195,7 +195,14 @@ def test_a_given_network_takes_the_place_of_the_weights_and_the_objective_says_w
     torch.testing.assert_close(Trained(weights=str(weights))(image).image, expected)
 
 
+def test_refinements_gain_on_a_real_slice(noisy_slice: Tensor, clean_slice: Tensor) -> None:
+    plain, refined = (Trained(refinements=rounds)(noisy_slice).image for rounds in (0, 1))
+    assert (refined - clean_slice).square().mean() < 0.97 * (plain - clean_slice).square().mean()
+
+
 def test_bad_options_are_refused() -> None:
+    with pytest.raises(ValueError, match="refinements=-1 must be a whole number, at least 0"):
+        IDDPDenoise(refinements=-1)
     with pytest.raises(ValueError, match="tile=10 must be a whole number, at least 64"):
         IDDPDenoise(tile=10)
     with pytest.raises(ValueError, match="features=.* must name the channels of at least two scales"):
