@@ -13,11 +13,11 @@ from .noise import NoiseKind, estimate_sigma
 from .result import Record
 from .stabilisation import Stabiliser
 
-Treatment = Callable[[Tensor, float], tuple[Tensor, Record]]
+Treatment = Callable[[Tensor, float, NoiseKind], tuple[Tensor, Record]]
 
 
 def treated(noisy: Tensor, treat: Treatment, *, clean_sigma: float, stabilise: bool) -> tuple[Tensor, Record]:
-    """One image (1, C, H, W) and the level of its noise handed to ``treat``, unless there is nothing to treat.
+    """One image (1, C, H, W), and its noise's level and kind, handed to ``treat``, unless there is nothing to treat.
 
     Noise that depends on brightness is treated, if ``stabilise``, on the grey scale on which it is even. A constant
     image, one whose noise is estimated below ``clean_sigma``, and pixels that ``treat`` leaves as they are come back
@@ -29,20 +29,21 @@ def treated(noisy: Tensor, treat: Treatment, *, clean_sigma: float, stabilise: b
     if stabilise and kind.can_be_evened:
         stabiliser = Stabiliser.of(noisy)
         even = stabiliser(noisy)
-        image, record = unless_clean(even, treat, clean_sigma)
+        kind = NoiseKind.of(even)
+        image, record = unless_clean(even, kind, treat, clean_sigma)
         image = torch.where(image == even, noisy, stabiliser.inverse(image, record.sigma)).float()
-        kind, record = NoiseKind.of(even), replace(record, noise_variance=stabiliser.variance)
+        record = replace(record, noise_variance=stabiliser.variance)
     else:
-        image, record = unless_clean(noisy, treat, clean_sigma)
+        image, record = unless_clean(noisy, kind, treat, clean_sigma)
     if record.stop_reason not in ("constant", "clean"):
         record = replace(record, warnings=(*record.warnings, *kind.warnings))
     return image, replace(record, seconds=time.perf_counter() - started)
 
 
-def unless_clean(noisy: Tensor, treat: Treatment, clean_sigma: float) -> tuple[Tensor, Record]:
+def unless_clean(noisy: Tensor, kind: NoiseKind, treat: Treatment, clean_sigma: float) -> tuple[Tensor, Record]:
     sigma = estimate_sigma(noisy).item()
     if noisy.min() == noisy.max():
         return noisy, Record(sigma=sigma, stop_reason="constant")
     if sigma < clean_sigma:
         return noisy, Record(sigma=sigma, stop_reason="clean")
-    return treat(noisy, sigma)
+    return treat(noisy, sigma, kind)

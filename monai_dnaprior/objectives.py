@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, conv2d, pad, pixel_unshuffle
+from torch.nn.functional import conv2d, pad, pixel_unshuffle
 
 from .checks import check_not_negative, check_whole
+from .noise import smooth
 
 Network = Callable[[Tensor], Tensor]
 NEIGHBOUR_PAIRS = ((0, 1), (0, 2), (1, 3), (2, 3), (1, 0), (2, 0), (3, 1), (3, 2))  # of a 2×2 cell, row by row
@@ -121,7 +122,7 @@ class IDDP(Objective):
         self, noisy: Tensor, network: Network, *, target: Tensor | None, progress: float, generator: torch.Generator
     ) -> Tensor:
         estimate = network(noisy)
-        fidelity = summed(estimate - averaging_filter(noisy, self.blur))
+        fidelity = summed(estimate - smooth(noisy, self.blur))
         if progress < self.warm_up:
             return fidelity
         prior = estimate.detach() if self.stop_gradient else estimate
@@ -283,7 +284,7 @@ class CyclicVariateFunction(Objective):
             summed(clean + brightness * varying + even - noisy)
             + summed(network(first) - torch.cat([first, nothing, nothing], 1))
             + summed(network(again) - targets)
-            + summed(averaging_filter(removed, WINDOW))
+            + summed(smooth(removed, WINDOW))
             + noisy[0].numel() * excess.square().mean()
         )
 
@@ -320,11 +321,6 @@ def wanted(target: Tensor | None, objective: Objective) -> Tensor:
     if target is None:
         raise ValueError(f"target=None: {type(objective).__name__} needs a {objective.needs} image for each.")
     return target
-
-
-def averaging_filter(image: Tensor, side: int) -> Tensor:
-    """The mean over side × side pixels around each, or over those of them that lie in the image."""
-    return avg_pool2d(image, side, stride=1, padding=side // 2, count_include_pad=False)
 
 
 def random_signs(like: Tensor, generator: torch.Generator) -> Tensor:
@@ -393,6 +389,6 @@ def cross_average(image: Tensor) -> Tensor:
 
 def least_deviation(noisy: Tensor) -> Tensor:
     """The standard deviation of (B, C, H, W) images where it is least: the tenth percentile over windows, (B,)."""
-    mean = averaging_filter(noisy, WINDOW)
-    variance = (averaging_filter(noisy.square(), WINDOW) - mean.square()).clamp(min=0)
+    mean = smooth(noisy, WINDOW)
+    variance = (smooth(noisy.square(), WINDOW) - mean.square()).clamp(min=0)
     return variance.sqrt().flatten(1).quantile(0.1, 1)

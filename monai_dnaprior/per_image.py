@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .checks import check_not_negative, check_whole
 from .fit import Discrepancy, FitResult, MovingVariance, Objective, StoppingRule, fit, root_mean_square, side_by_side
 from .gates import treated
-from .noise import varying_pixels
+from .noise import NoiseKind, varying_pixels
 from .result import Record, Result, check_noisy
 
 STOPPING = ("discrepancy", "variance", "steps")
@@ -142,7 +142,7 @@ class PerImageFit:
     def denoise_one(self, initial: nn.Module, noisy: Tensor, index: int, restart: int) -> tuple[Tensor, Record]:
         """One image (1, C, H, W): leave it alone, or fit it, once more if that fails."""
 
-        def fitted(noisy: Tensor, sigma: float) -> tuple[Tensor, Record]:
+        def fitted(noisy: Tensor, sigma: float, kind: NoiseKind) -> tuple[Tensor, Record]:
             seeds = [slice_seed(self.seed, index, attempt, noisy) for attempt in (2 * restart, 2 * restart + 1)]
             return self._fitted_somewhere(initial, noisy, sigma, seeds)
 

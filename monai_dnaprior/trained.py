@@ -16,7 +16,7 @@ from torch.nn.functional import avg_pool2d
 from .checks import check_not_negative, check_whole
 from .fit import root_mean_square, side_by_side
 from .gates import treated
-from .noise import varying_pixels
+from .noise import CORRELATED, NoiseKind, local_noise, smooth, varying_pixels
 from .objectives import Objective
 from .refinement import cosines, refine
 from .result import Record, Result, check_noisy
@@ -24,6 +24,8 @@ from .unet import DenoisingUNet
 from .weights import SHIPPED, TrainedNetwork, load_weights
 
 OVERLAP = 0.25
+WINDOW = 33  # side of the surroundings whose noise is the limit of what is removed
+LIMIT = 1.05  # so many times its standard deviation, because that is measured on a few hundred pixels
 BLOCK = 8  # side of the blocks by whose means the darkest place is found
 
 
@@ -45,8 +47,9 @@ class Trained:
         clean_sigma: images with less estimated noise than this are given back as they came.
 
     Shapes: noisy (B, C, H, W), float, about [0, 1], of any size. Pixels that equal all their neighbours (an empty
-    background) come out as they are. Noise that depends on brightness is not made even first, as it is for a fit: the
-    network goes by the noise around each pixel, and that gained nothing.
+    background) come out as they are. What is removed is scaled down where it is more than the noise around a pixel,
+    and, where neighbouring pixels' noise is alike, to the noise level of the image. Noise that depends on brightness is
+    made even first only for the refinements: the network itself goes by the noise around each pixel.
 
     >>> noisy = torch.rand(1, 3, 33, 47, generator=torch.Generator().manual_seed(0))
     >>> result = Trained()(noisy)
@@ -89,17 +92,20 @@ class Trained:
         """One image (1, C, H, W): leave it alone, or pass it through the network."""
         treat = partial(self.passed, network, objective)
         with torch.no_grad():
-            return treated(noisy, treat, clean_sigma=self.clean_sigma, stabilise=False)
+            return treated(noisy, treat, clean_sigma=self.clean_sigma, stabilise=self.refinements > 0)
 
     def passed(
-        self, network: DenoisingUNet, objective: Objective, noisy: Tensor, sigma: float
+        self, network: DenoisingUNet, objective: Objective, noisy: Tensor, sigma: float, kind: NoiseKind
     ) -> tuple[Tensor, Record]:
         """One pass of the network; a pixel where it fails is left as it is."""
         denoise = partial(self.tiled, partial(objective.denoised, network=network))
         estimate = denoise(noisy) if noisy.shape[1] == network.channels else in_planes(noisy, denoise)
         estimate = refine(noisy, estimate, sigma, rounds=self.refinements)
-        image = torch.where(varying_pixels(noisy) & estimate.isfinite(), estimate, noisy)
-        return image, Record(sigma=sigma, stop_reason="network", residual=root_mean_square(noisy - image))
+        removed = torch.where(varying_pixels(noisy) & estimate.isfinite(), noisy - estimate, 0)
+        removed = removed * no_more_than(local_noise(noisy, WINDOW) * LIMIT**2, smooth(removed.square(), WINDOW))
+        if kind.correlation > CORRELATED:
+            removed = removed * no_more_than(removed.new_tensor(sigma**2), removed.square().mean())
+        return noisy - removed, Record(sigma=sigma, stop_reason="network", residual=root_mean_square(removed))
 
     def tiled(self, denoise: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
         """The image (1, C, H, W) in tiles if it is larger than one."""
@@ -107,6 +113,11 @@ class Trained:
             return denoise(image)
         inferer = SlidingWindowInferer((self.tile, self.tile), 1, overlap=OVERLAP, mode="gaussian")
         return cast(Tensor, inferer(image, denoise))
+
+
+def no_more_than(limit: Tensor, energy: Tensor) -> Tensor:
+    """The factor, at most 1, by which amplitudes of this energy (mean square) fall to the limit of it."""
+    return (limit / energy.clamp(min=torch.finfo(energy.dtype).tiny)).clamp(max=1).sqrt()
 
 
 def placed(network: DenoisingUNet, device: torch.device) -> DenoisingUNet:

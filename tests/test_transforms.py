@@ -8,6 +8,8 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +40,20 @@ from monai_dnaprior import (
     DNAPriorDenoiseD,
     DNAPriorDenoised,
     DNAPriorDenoiseDict,
+    IDDPDenoise,
+    IDDPDenoiseD,
+    IDDPDenoised,
+    IDDPDenoiseDict,
     denoising_records,
+    load_weights,
+    save_weights,
 )
 
 STEPS = 10
+METHODS: dict[str, tuple[Callable, Callable]] = {
+    "dna-prior": (partial(DNAPriorDenoise, steps=STEPS), partial(DNAPriorDenoised, steps=STEPS)),
+    "iddp": (IDDPDenoise, IDDPDenoised),
+}
 
 
 def noisy_volume(*shape: int) -> torch.Tensor:
@@ -64,10 +76,10 @@ def chain() -> Compose:
     )
 
 
-FORMS = [(DNAPriorDenoise, DNAPriorDenoised), (Denoise, Denoised)]
+FORMS = [(DNAPriorDenoise, DNAPriorDenoised), (IDDPDenoise, IDDPDenoised), (Denoise, Denoised)]
 
 
-@pytest.mark.parametrize("forms", FORMS, ids=["dna-prior", "any"])
+@pytest.mark.parametrize("forms", FORMS, ids=["dna-prior", "iddp", "any"])
 def test_array_and_dictionary_forms_never_drift(forms: tuple[type, type]) -> None:
     array, dictionary = (dict(inspect.signature(form).parameters) for form in forms)
     names = [name for name in dictionary if name not in ("keys", "allow_missing_keys")]
@@ -79,6 +91,7 @@ def test_array_and_dictionary_forms_never_drift(forms: tuple[type, type]) -> Non
 
 def test_aliases_name_the_dictionary_forms() -> None:
     assert DNAPriorDenoiseD is DNAPriorDenoiseDict is DNAPriorDenoised
+    assert IDDPDenoiseD is IDDPDenoiseDict is IDDPDenoised
     assert DenoiseD is DenoiseDict is Denoised
 
 
@@ -95,7 +108,7 @@ def test_the_general_transform_takes_any_method_with_its_options() -> None:
 
 
 @pytest.mark.usefixtures("global_random_state_is_left_alone")
-@pytest.mark.parametrize("form", [DNAPriorDenoise, DNAPriorDenoised])
+@pytest.mark.parametrize("form", [DNAPriorDenoise, DNAPriorDenoised, IDDPDenoise, IDDPDenoised])
 def test_neither_random_nor_lazy_nor_invertible(form: type) -> None:
     assert not issubclass(form, (RandomizableTrait, LazyTransform, InvertibleTransform))
 
@@ -105,25 +118,30 @@ def test_neither_random_nor_lazy_nor_invertible(form: type) -> None:
 )
 @pytest.mark.parametrize("dtype", [torch.int16, torch.float16, torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("shape", [(1, 20, 24, 3), (3, 9, 13)], ids=["volume", "colour"])
-def test_every_container_comes_back_as_it_is(container: Callable, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_every_container_comes_back_as_it_is(
+    method: str, container: Callable, dtype: torch.dtype, shape: tuple[int, ...]
+) -> None:
+    array_form, dictionary_form = METHODS[method]
     image = container(noisy_volume(*shape).to(dtype))
     before = bits(image).clone()
-    output = DNAPriorDenoise(steps=STEPS)(image)
+    output = array_form()(image)
     assert type(output) is type(image)
     assert output.shape == image.shape
     assert output.dtype in (torch.float32, np.float32)
     assert torch.equal(bits(image), before)
-    plain = DNAPriorDenoise(steps=STEPS)(noisy_volume(*shape).to(dtype))
+    plain = array_form()(noisy_volume(*shape).to(dtype))
     assert torch.equal(bits(output), plain)
-    dictionary = DNAPriorDenoised("image", steps=STEPS)({"image": image, "other": 1})
+    dictionary = dictionary_form("image")({"image": image, "other": 1})
     assert torch.equal(bits(dictionary["image"]), plain)
     assert dictionary["other"] == 1
 
 
-def test_metadata_and_history_survive_and_gain_the_records(nifti_path: Path) -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_metadata_and_history_survive_and_gain_the_records(method: str, nifti_path: Path) -> None:
     image = Compose([LoadImaged("image"), EnsureChannelFirstd("image")])({"image": nifti_path})["image"]
     image.applied_operations = [{"class": "Before"}]
-    output = DNAPriorDenoise(steps=STEPS)(image)
+    output = METHODS[method][0]()(image)
     assert torch.equal(output.affine, image.affine)
     assert output.meta["filename_or_obj"] == str(nifti_path)
     assert output.applied_operations == [{"class": "Before"}]
@@ -259,19 +277,34 @@ def test_contexts_of_evaluators_change_nothing(context: Callable, nifti_path: Pa
     assert torch.equal(output, expected)
 
 
-def test_pickled_state_is_the_same_before_after_a_call_and_in_another_process() -> None:
-    transform = DNAPriorDenoised("image", steps=STEPS)
+@pytest.mark.parametrize(
+    ("code", "other_code"),
+    [
+        (f"DNAPriorDenoised('image', steps={STEPS})", f"DNAPriorDenoised('image', steps={STEPS + 1})"),
+        ("IDDPDenoised('image')", "IDDPDenoised('image', refinements=1)"),
+    ],
+    ids=METHODS,
+)
+def test_pickled_state_is_the_same_before_after_a_call_and_in_another_process(code: str, other_code: str) -> None:
+    transform = eval(code)
     before = pickle_hashing(transform)
     output = transform({"image": noisy_volume()})["image"]
     assert pickle_hashing(transform) == before
     assert torch.equal(pickle.loads(pickle.dumps(transform))({"image": noisy_volume()})["image"], output)
-    code = (
-        "from monai.data.utils import pickle_hashing; from monai_dnaprior import DNAPriorDenoised;"
-        f"print(pickle_hashing(DNAPriorDenoised('image', steps={STEPS})))"
-    )
-    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    script = f"from monai.data.utils import pickle_hashing; from monai_dnaprior import *; print(pickle_hashing({code}))"
+    other = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert other.stdout.strip() == str(before)
-    assert pickle_hashing(DNAPriorDenoised("image", steps=STEPS + 1)) != before
+    assert pickle_hashing(eval(other_code)) != before
+
+
+def test_other_weights_change_the_pickled_state(tmp_path: Path) -> None:
+    trained = load_weights()
+    path = tmp_path / "some.safetensors"
+    hashes = set()
+    for note in ("one", "other"):
+        save_weights(path, replace(trained, training={"note": note}))
+        hashes.add(pickle_hashing(IDDPDenoised("image", weights=str(path))))
+    assert len(hashes) == 2
 
 
 def test_cuda_inside_a_worker_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -189,10 +189,35 @@ def test_a_given_network_takes_the_place_of_the_weights_and_the_objective_says_w
     other = DenoisingUNet(features=(4, 8), seed=1)
     assert not torch.equal(denoiser(image, network=other).image, denoiser(image).image)
     blind = untrained("blind2unblind")
+    for parameter in blind.network.parameters():
+        parameter.data.mul_(0.1)  # removes little, less than the noise
     save_weights(weights, blind)
     with torch.no_grad():
         expected = Blind2Unblind().denoised(image, blind.network)
     torch.testing.assert_close(Trained(weights=str(weights))(image).image, expected)
+
+
+def test_no_more_is_removed_than_the_noise_around_a_pixel(weights: Path) -> None:
+    """A network that removes everything: of flat noise it gets the noise, of a step little more."""
+    image = 0.5 + 0.05 * torch.randn(1, 1, 96, 96, generator=torch.Generator().manual_seed(0))
+    image[..., 48:] += 0.4
+    zero = DenoisingUNet(features=(4, 8))
+    zero.register_forward_hook(lambda module, inputs, output: 0 * output)
+    result = Trained(weights=str(weights))(image, network=zero)
+    removed = image - result.image
+    assert removed.square().mean().sqrt() == pytest.approx(0.05 * 1.05, rel=0.1)
+    assert result.records[0].residual == pytest.approx(removed.square().mean().sqrt().item(), rel=1e-3)
+
+
+def test_correlated_noise_is_left_in_but_for_its_level(weights: Path) -> None:
+    white = torch.randn(1, 1, 98, 98, generator=torch.Generator().manual_seed(0))
+    image = 0.5 + 0.1 * torch.nn.functional.avg_pool2d(white, 3, 1)
+    zero = DenoisingUNet(features=(4, 8))
+    zero.register_forward_hook(lambda module, inputs, output: 0 * output)
+    result = Trained(weights=str(weights))(image, network=zero)
+    record = result.records[0]
+    assert "the noise is correlated" in record.warnings[0]
+    assert record.residual <= 1.001 * record.sigma < 0.5 * (image - 0.5).std()
 
 
 def test_refinements_gain_on_a_real_slice(noisy_slice: Tensor, clean_slice: Tensor) -> None:
