@@ -49,7 +49,7 @@ def main() -> None:
             weights = options.output / f"{method}-{options.steps}" / "weights.safetensors"
             if not weights.exists():
                 train(method, training, weights.parent, steps=options.steps, device=options.device)
-            denoiser: tuple[str, dict[str, Any]] = ("iddp", {"weights": str(weights)})
+            denoiser: tuple[str, dict[str, Any]] = ("iddp", {"weights": str(weights), "limited": False})
         else:
             denoiser = (method, {})
         for row, images in cases.items():
@@ -68,7 +68,7 @@ def train(name: str, images: list[Tensor], folder: Path, *, steps: int, device: 
     objective = create_objective(name)
     network = DenoisingUNet(heads=objective.heads).to(device)
     crops = NoisyCrops(images, noise=NOISE, needs=objective.needs, length=4 * STEPS_AN_EPOCH)
-    optimizer = torch.optim.Adam(network.parameters(), 2e-3)
+    optimizer = torch.optim.Adam(network.parameters(), 1e-3)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: plateau_then_linear(step, steps=steps))
     averaging = EMAHandler(network, momentum=0.005)
     averaged = cast(DenoisingUNet, averaging.ema_model)

@@ -44,12 +44,13 @@ class Trained:
             blended, so that the memory needed does not grow with the image.
         refinements: rounds of :func:`~monai_dnaprior.refinement.refine`, a non-local filter that the network's output
             guides: two gain about as much as a fit, in less time.
+        limited: scale down what is removed where it is more than the noise around a pixel, and, where neighbouring
+            pixels' noise is alike, to the noise level of the image.
         clean_sigma: images with less estimated noise than this are given back as they came.
 
     Shapes: noisy (B, C, H, W), float, about [0, 1], of any size. Pixels that equal all their neighbours (an empty
-    background) come out as they are. What is removed is scaled down where it is more than the noise around a pixel,
-    and, where neighbouring pixels' noise is alike, to the noise level of the image. Noise that depends on brightness is
-    made even first only for the refinements: the network itself goes by the noise around each pixel.
+    background) come out as they are. Noise that depends on brightness is made even first for the refinements only: the
+    network itself goes by the noise around each pixel.
 
     >>> noisy = torch.rand(1, 3, 33, 47, generator=torch.Generator().manual_seed(0))
     >>> result = Trained()(noisy)
@@ -61,6 +62,7 @@ class Trained:
     sha256: str | None = None
     tile: int = 512
     refinements: int = 0
+    limited: bool = True
     clean_sigma: float = 1 / 255
 
     def __post_init__(self) -> None:
@@ -102,8 +104,9 @@ class Trained:
         estimate = denoise(noisy) if noisy.shape[1] == network.channels else in_planes(noisy, denoise)
         estimate = refine(noisy, estimate, sigma, rounds=self.refinements)
         removed = torch.where(varying_pixels(noisy) & estimate.isfinite(), noisy - estimate, 0)
-        removed = removed * no_more_than(local_noise(noisy, WINDOW) * LIMIT**2, smooth(removed.square(), WINDOW))
-        if kind.correlation > CORRELATED:
+        if self.limited:
+            removed = removed * no_more_than(local_noise(noisy, WINDOW) * LIMIT**2, smooth(removed.square(), WINDOW))
+        if self.limited and kind.correlation > CORRELATED:
             removed = removed * no_more_than(removed.new_tensor(sigma**2), removed.square().mean())
         return noisy - removed, Record(sigma=sigma, stop_reason="network", residual=root_mean_square(removed))
 
