@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 from .result import Denoiser, Record, Result
 
 PERCENTILES = (0.5, 99.5)
+SAMPLE = 2**20  # voxels whose percentiles are taken for those of a larger volume
 SPATIAL_AXES = 3
 
 
@@ -53,6 +54,8 @@ def denoise_volume(
             denoise_slices(part, denoiser, slice_dim, batch_size, number * depth, bar)
             for number, part in enumerate(parts)
         ]
+    if len(results) == 1:
+        return results[0]
     spreads = [result.spread for result in results if result.spread is not None]
     return Result(
         torch.cat([result.image for result in results]),
@@ -67,42 +70,50 @@ def denoise_slices(
     """One volume whose channels belong together, (C, H, W) or (C, H, W, D); its slices count from first_index."""
     offset, span = intensity_range(volume)
     axis = slice_dim + 1 if slice_dim >= 0 else slice_dim
-    slices = volume[None] if volume.ndim == 3 else volume.movedim(axis, 0)
-    images: list[Tensor] = []
-    spreads: list[Tensor] = []
+    image = torch.empty(volume.shape, dtype=torch.float32, device=volume.device)
+    spread: Tensor | None = None
     records: list[Record] = []
+    slices = cut(volume, axis)
     for start in range(0, len(slices), batch_size):
-        batch = slices[start : start + batch_size]
+        part = slice(start, start + batch_size)
+        batch = slices[part]
         visible = batch.isfinite()
         noisy = torch.where(visible, (batch.double() - offset) / span, 0).float()
         indices = range(first_index + start, first_index + start + len(batch))
         result = denoiser(noisy, slice_indices=indices)
         removed = span * (noisy.double() - result.image.double())
-        images.append(torch.where(visible, batch.double() - removed, batch).float())
+        cut(image, axis)[part] = torch.where(visible, batch.double() - removed, batch).float()
         if result.spread is not None:
-            spreads.append(torch.where(visible, span * result.spread, 0))
+            spread = torch.zeros_like(image) if spread is None else spread
+            cut(spread, axis)[part] = torch.where(visible, span * result.spread, 0)
         records += result.records
         bar.update(len(batch))
+    return Result(image, records, spread)
 
-    def volume_of(parts: list[Tensor]) -> Tensor:
-        return parts[0][0] if volume.ndim == 3 else torch.cat(parts).movedim(0, axis).contiguous()
 
-    return Result(volume_of(images), records, volume_of(spreads) if spreads else None)
+def cut(volume: Tensor, axis: int) -> Tensor:
+    """The slices of a volume (C, H, W, D), or of an image (C, H, W), as (B, C, H, W), sharing its memory."""
+    return volume[None] if volume.ndim == 3 else volume.movedim(axis, 0)
 
 
 def intensity_range(volume: Tensor) -> tuple[float, float]:
     """Offset and span of the map to about [0, 1]: from robust percentiles, else from the extremes, else the identity.
 
+    Of a large volume the percentiles are those of a million voxels, always the same ones.
+
     >>> intensity_range(torch.linspace(100, 300, 201))
     (101.0, 198.0)
     """
-    values = volume[volume.isfinite()].double().cpu().numpy()
-    if values.size == 0:
-        return 0.0, 1.0
-    for low, high in (np.percentile(values, PERCENTILES), (values.min(), values.max())):
-        if high > low:
-            return float(low), float(high - low)
-    return float(low), 1.0
+    values = volume.flatten()
+    if len(values) > SAMPLE:
+        places = torch.randint(len(values), (SAMPLE,), generator=torch.Generator().manual_seed(0))
+        values = values[places.to(values.device)]
+    values = values[values.isfinite()].double()
+    low, high = np.percentile(values.cpu().numpy(), PERCENTILES) if len(values) else (0.0, 0.0)
+    if high <= low:
+        values = volume[volume.isfinite()].double()
+        low, high = (values.min().item(), values.max().item()) if len(values) else (0.0, 0.0)
+    return float(low), float(high - low) if high > low else 1.0
 
 
 def check_volume(volume: Tensor) -> None:

@@ -23,7 +23,7 @@ from monai_dnaprior.result import STOP_REASONS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-PAGES = [ROOT / "README.md", ROOT / "docs" / "method.md", ROOT / "docs" / "comparison.md"]
+PAGES = [ROOT / "README.md", ROOT / "docs" / "method.md", ROOT / "docs" / "comparison.md", ROOT / "docs" / "iddp.md"]
 BUNDLE_README = (ROOT / "bundles" / "dnaprior_denoise" / "docs" / "README.md").read_text()
 
 
@@ -49,6 +49,7 @@ def test_python_blocks_run_one_after_another(
     assert "steps" in capsys.readouterr().out
     assert namespace["image"].max() <= 1
     assert namespace["result"].image.shape == (4, 1, 64, 64)
+    assert namespace["closer"].shape == namespace["denoised"].shape == (1, 64, 64)
 
 
 @pytest.mark.parametrize(

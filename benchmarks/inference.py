@@ -1,0 +1,79 @@
+"""IDDP's transform on a volume against its network alone: slices a second, and memory over the depth."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+
+import torch
+from publish import publish
+from torch import Tensor
+
+from monai_dnaprior import IDDPDenoise, load_weights
+from monai_dnaprior.compare import markdown_table, peak_memory
+
+SIDE, DEPTH, BATCH = 256, 64, 8
+DEPTHS = (16, 64, 128)
+REPEATS = 5
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    device = parser.parse_args().device
+    volume = noise(DEPTH).to(device)
+    transform = IDDPDenoise()
+    network = load_weights().network.to(device)
+
+    def alone() -> None:
+        with torch.no_grad():
+            for batch in volume.movedim(-1, 0).split(BATCH):
+                network(batch)
+        if device != "cpu":
+            torch.cuda.synchronize()
+
+    speeds = {"network alone": DEPTH / least_time(alone), "transform": DEPTH / least_time(lambda: transform(volume))}
+    memory = {depth: beyond_the_volume(transform, noise(depth).to(device)) for depth in DEPTHS}
+    results = {
+        "volume": f"{SIDE}×{SIDE}×{DEPTH}",
+        "device": device,
+        "slices a second": {name: round(speed, 2) for name, speed in speeds.items()},
+        "part": round(speeds["transform"] / speeds["network alone"], 3),
+        "megabytes beyond input and output": memory,
+    }
+    publish("inference", results, table(results))
+
+
+def noise(depth: int) -> Tensor:
+    return torch.rand(1, SIDE, SIDE, depth, generator=torch.Generator().manual_seed(0))
+
+
+def least_time(run: Callable[[], object]) -> float:
+    """The shortest wall time of several runs, after one that does not count."""
+    run()
+    times = []
+    for _ in range(REPEATS):
+        started = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+def beyond_the_volume(transform: IDDPDenoise, volume: Tensor) -> int:
+    """The peak of memory above the start, less an output, in megabytes."""
+    with peak_memory() as peak:
+        transform(volume)
+    return round(peak[0] / 1e6 - volume.numel() * 4 / 1e6)
+
+
+def table(results: dict) -> str:
+    speeds, memory = results["slices a second"], results["megabytes beyond input and output"]
+    lines = [[name, f"{speed} slices a second"] for name, speed in speeds.items()]
+    lines.append(["part of the network's own speed", f"{100 * results['part']:.0f} %"])
+    lines += [[f"memory beyond input and output, {depth} slices", f"{size} MB"] for depth, size in memory.items()]
+    return markdown_table([f"{results['volume']}, {results['device']}", ""], lines)
+
+
+if __name__ == "__main__":
+    main()
