@@ -18,7 +18,7 @@ from monai.handlers import LrScheduleHandler
 from publish import RESULTS, publish
 from torch import Tensor
 
-from monai_dnaprior.compare import Case, compare, markdown_table
+from monai_dnaprior.compare import Case, compare, load_cases, markdown_table
 from monai_dnaprior.noise import add_noise
 from monai_dnaprior.objectives import OBJECTIVES, create_objective
 from monai_dnaprior.training import Checkpoints, DenoisingTrainer, TrainingLog, WeightsSaver, plateau_then_linear
@@ -27,6 +27,7 @@ from monai_dnaprior.unet import DenoisingUNet
 
 NOISE = ["gaussian:0:50", "speckle:0:0.2", "poisson:5:50"]
 ROWS = ("gaussian:25:25", "gaussian:0:50", "speckle:0.1:0.1", "speckle:0:0.2", "poisson:30:30", "poisson:5:50")
+REAL = "fluorescence"
 SIDE = 128
 UNTRAINED = ("bm3d", "dna-prior")
 STEPS_AN_EPOCH = 100
@@ -44,6 +45,7 @@ def main() -> None:
     training, unseen = held_back(load_images(options.data / "train"), 20)
     natural = load_images(options.data / "natural")
     cases = {row: make_cases([*unseen, *natural][:: options.every], row) for row in ROWS}
+    cases[REAL] = real_cases(options.data / "pairs" / "fluorescence")
     for method in options.methods.split(","):
         if method in OBJECTIVES:
             weights = options.output / f"{method}-{options.steps}" / "weights.safetensors"
@@ -104,6 +106,12 @@ def make_cases(images: list[Tensor], row: str) -> list[Case]:
     return cases
 
 
+def real_cases(folder: Path) -> list[Case]:
+    """Photographs through a microscope, and what many of them average to."""
+    noisy = sorted(folder.glob("fmd_*_noisy.png"))
+    return load_cases(noisy, references=[str(path).replace("_noisy", "_clean") for path in noisy])
+
+
 def write(method: str, row: str, psnr: float, ssim: float, *, steps: int, images: int) -> None:
     """Add one mean to the results, and publish the table."""
     path = RESULTS / "table_iddp.json"
@@ -112,17 +120,15 @@ def write(method: str, row: str, psnr: float, ssim: float, *, steps: int, images
         "psnr": round(float(psnr), 3), "ssim": round(float(ssim), 4), "steps": steps, "images": images
     }  # fmt: skip
     columns = [name for name in (*OBJECTIVES, *UNTRAINED, "dip") if any(key.endswith(f" {name}") for key in cells)]
-    lines = []
-    for noise in ROWS:
-        found = [cells.get(f"{noise} {name}") for name in columns]
-        lines.append(
-            [spoken(noise), *("" if cell is None else f"{cell['psnr']:.2f} {cell['ssim']:.3f}" for cell in found)]
-        )
+    found = {key: f"{cell['psnr']:.2f} {cell['ssim']:.3f}" for key, cell in cells.items()}
+    lines = [[spoken(noise), *(found.get(f"{noise} {name}", "") for name in columns)] for noise in (*ROWS, REAL)]
     publish("table_iddp", {"cells": cells}, markdown_table(["noise (PSNR, SSIM)", *columns], lines))
 
 
 def spoken(row: str) -> str:
     """A row's name: the strength, or the range it was drawn from."""
+    if row == REAL:
+        return "real, fluorescence"
     name, least, greatest = row.split(":")
     return f"{name} {least}" if least == greatest else f"{name} {least} to {greatest}"
 

@@ -13,7 +13,7 @@ from conftest import GUARDED
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
-from monai_dnaprior import objectives
+from monai_dnaprior import objectives, sampling
 from monai_dnaprior.networks import seeded_weights
 from monai_dnaprior.objectives import (
     IDDP,
@@ -199,7 +199,7 @@ def test_noise2void_never_sees_a_hidden_pixel() -> None:
 def test_a_neighbour_is_another_pixel_within_the_radius(radius: int, shape: tuple[int, ...]) -> None:
     rows, columns = torch.meshgrid(torch.arange(shape[2]), torch.arange(shape[3]), indexing="ij")
     places = (100.0 * rows + columns).expand(shape)
-    drawn = objectives.neighbours(places, radius, generator())
+    drawn = sampling.neighbours(places, radius, generator())
     down, right = drawn // 100 - rows, drawn % 100 - columns
     assert max(down.abs().max(), right.abs().max()) <= radius
     moved = (down.abs() + right.abs() > 0).float().mean()
@@ -208,7 +208,7 @@ def test_a_neighbour_is_another_pixel_within_the_radius(radius: int, shape: tupl
 
 
 def test_neighbour_pairs_are_adjacent_and_all_eight_occur() -> None:
-    first, second = objectives.neighbour_pairs(images(1, 1, 64, 64), generator())
+    first, second = sampling.neighbour_pairs(images(1, 1, 64, 64), generator())
     distance = (first // 2 - second // 2).abs() + (first % 2 - second % 2).abs()
     assert (distance == 1).all()
     assert len({(int(a), int(b)) for a, b in zip(first.flatten(), second.flatten(), strict=True)}) == 8
@@ -216,10 +216,10 @@ def test_neighbour_pairs_are_adjacent_and_all_eight_occur() -> None:
 
 def test_neighbor2neighbor_compares_the_two_subimages() -> None:
     noisy, network = images(1, 1, 8, 8), Recorder()
-    pairs = objectives.neighbour_pairs(noisy, generator())
-    halves = [objectives.subimage(noisy, pair) for pair in pairs]
+    pairs = sampling.neighbour_pairs(noisy, generator())
+    halves = [sampling.subimage(noisy, pair) for pair in pairs]
     value = loss(Neighbor2Neighbor(consistency_weight=3), noisy, network, progress=0.5)
-    targets = [objectives.subimage(network(noisy), pair).detach() for pair in pairs]
+    targets = [sampling.subimage(network(noisy), pair).detach() for pair in pairs]
     difference = network(halves[0]) - halves[1]
     expected = difference.square().sum() + 1.5 * (difference - targets[0] + targets[1]).square().sum()
     torch.testing.assert_close(value, expected)
@@ -229,14 +229,14 @@ def test_neighbor2neighbor_compares_the_two_subimages() -> None:
 def test_a_subimage_takes_pixels_of_the_image() -> None:
     image = torch.arange(2 * 3 * 6 * 8.0).view(2, 3, 6, 8)
     places = torch.full((2, 1, 3, 4), 1)
-    assert torch.equal(objectives.subimage(image, places), image[..., ::2, 1::2])
+    assert torch.equal(sampling.subimage(image, places), image[..., ::2, 1::2])
 
 
 def test_blind2unblind_gathers_pixels_that_their_own_output_did_not_see() -> None:
     noisy = images(1, 1, 12, 9).requires_grad_()
-    gathered = objectives.blind(noisy, lambda image: image)
-    torch.testing.assert_close(gathered, objectives.cross_average(noisy))  # the identity shows what stood in
-    gathered = objectives.blind(noisy, Recorder(size=1))
+    gathered = sampling.blind(noisy, lambda image: image)
+    torch.testing.assert_close(gathered, sampling.cross_average(noisy))  # the identity shows what stood in
+    gathered = sampling.blind(noisy, Recorder(size=1))
     for row, column in ((0, 0), (5, 4), (11, 8)):
         gradient = torch.autograd.grad(gathered[0, 0, row, column], noisy, retain_graph=True)[0]
         assert gradient[0, 0, row, column] == 0 or row in (0, 11) or column in (0, 8)
@@ -247,14 +247,14 @@ def test_blind2unblind_gathers_pixels_that_their_own_output_did_not_see() -> Non
 
 def test_blind2unblind_result_weighs_blind_and_seeing() -> None:
     noisy, network = images(), Recorder()
-    expected = (objectives.blind(noisy, network) + 20 * network(noisy)) / 21
+    expected = (sampling.blind(noisy, network) + 20 * network(noisy)) / 21
     torch.testing.assert_close(Blind2Unblind().denoised(noisy, network), expected)
 
 
 def test_blind2unblind_is_its_two_terms() -> None:
     noisy, network = images(), Recorder()
     value = loss(Blind2Unblind(blind_weight=2), noisy, network, progress=0.5)
-    difference = objectives.blind(noisy, network) - noisy
+    difference = sampling.blind(noisy, network) - noisy
     visible = 11 * (network(noisy).detach() - noisy)
     torch.testing.assert_close(value, difference.square().sum() + (difference + visible).square().sum() / 2)
 
