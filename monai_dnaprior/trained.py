@@ -10,7 +10,7 @@ from typing import cast
 
 import torch
 from monai.inferers import SlidingWindowInferer
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
 from .checks import check_not_negative, check_whole
@@ -80,11 +80,11 @@ class Trained:
         return self.trained().network
 
     def __call__(
-        self, noisy: Tensor, *, slice_indices: Sequence[int] | None = None, network: DenoisingUNet | None = None
+        self, noisy: Tensor, *, slice_indices: Sequence[int] | None = None, network: nn.Module | None = None
     ) -> Result:
         """Denoise (B, C, H, W) images; ``network`` takes the place of the one that the weights hold."""
         check_noisy(noisy)
-        module = placed(network or self.network(), noisy.device)
+        module = placed(checked(network or self.network(), channels=noisy.shape[1]), noisy.device)
         denoise_one = partial(self.denoise_one, module, self.trained().objective)
         outcomes = side_by_side(denoise_one, noisy.split(1), device=noisy.device)
         images, records = zip(*outcomes, strict=True)
@@ -121,6 +121,15 @@ class Trained:
 def no_more_than(limit: Tensor, energy: Tensor) -> Tensor:
     """The factor, at most 1, by which amplitudes of this energy (mean square) fall to the limit of it."""
     return (limit / energy.clamp(min=torch.finfo(energy.dtype).tiny)).clamp(max=1).sqrt()
+
+
+def checked(network: nn.Module, *, channels: int) -> DenoisingUNet:
+    """The network, if it can denoise images of so many channels."""
+    if not isinstance(network, DenoisingUNet):
+        raise TypeError(f"network={type(network).__name__} must be a DenoisingUNet; take the one that network() gives.")
+    if network.channels not in (1, channels):
+        raise ValueError(f"network takes {network.channels} channels, the image has {channels}.")
+    return network
 
 
 def placed(network: DenoisingUNet, device: torch.device) -> DenoisingUNet:

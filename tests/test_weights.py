@@ -227,6 +227,13 @@ def test_refinements_gain_on_a_real_slice(noisy_slice: Tensor, clean_slice: Tens
     assert (refined - clean_slice).square().mean() < 0.97 * (plain - clean_slice).square().mean()
 
 
+def test_a_network_of_another_kind_or_for_other_channels_is_refused() -> None:
+    with pytest.raises(TypeError, match="network=Conv2d must be a DenoisingUNet"):
+        Trained()(noisy(1, 1, 16, 16), network=torch.nn.Conv2d(1, 1, 3))
+    with pytest.raises(ValueError, match="network takes 3 channels, the image has 2"):
+        Trained()(noisy(1, 2, 16, 16), network=DenoisingUNet(channels=3, features=(4, 8)))
+
+
 def test_bad_options_are_refused() -> None:
     with pytest.raises(ValueError, match="refinements=-1 must be a whole number, at least 0"):
         IDDPDenoise(refinements=-1)
