@@ -228,8 +228,8 @@ def test_refinements_gain_on_a_real_slice(noisy_slice: Tensor, clean_slice: Tens
 
 
 def test_a_network_of_another_kind_or_for_other_channels_is_refused() -> None:
-    with pytest.raises(TypeError, match="network=Conv2d must be a DenoisingUNet"):
-        Trained()(noisy(1, 1, 16, 16), network=torch.nn.Conv2d(1, 1, 3))
+    with pytest.raises(TypeError, match="network=Identity must be a DenoisingUNet"):
+        Trained()(noisy(1, 1, 16, 16), network=torch.nn.Identity())
     with pytest.raises(ValueError, match="network takes 3 channels, the image has 2"):
         Trained()(noisy(1, 2, 16, 16), network=DenoisingUNet(channels=3, features=(4, 8)))
 
