@@ -42,7 +42,7 @@ HELD_OUT = {  # the last file of each folder, in the middle: nothing was chosen 
 COLOUR = ("endoscopy", "histopathology")
 METHODS = (
     "wavelet tv bm3d bm3d-given nl-means gaussian median dip dip-tv wire ds-n2n dsp self2self "
-    "dna-prior-paper dna-prior-fast dna-prior dna-prior-best iddp iddp-refined"
+    "dna-prior-paper dna-prior-fast dna-prior dna-prior-best iddp iddp-ensemble iddp-refined"
 ).split()
 
 
@@ -73,8 +73,8 @@ def method(label: str, sigma: int) -> tuple[str, dict[str, Any]]:
     """A column: a denoiser and its options."""
     if label == "bm3d-given":
         return "bm3d", {"sigma": sigma / 255}
-    if label == "iddp-refined":
-        return "iddp", {"refinements": 2}
+    if label.startswith("iddp-"):
+        return "iddp", {"iddp-ensemble": {"ensemble": True}, "iddp-refined": {"refinements": 2}}[label]
     if label.startswith("dna-prior-"):
         return "dna-prior", {"preset": label.removeprefix("dna-prior-")}
     return label, {}

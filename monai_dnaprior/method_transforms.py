@@ -132,6 +132,7 @@ class IDDPDenoise(Denoise):
         sha256: what the file's SHA-256 must be; None takes the one that it has now. A file that has another one when an
             image is denoised is refused.
         tile: larger slices are denoised in overlapping tiles of this side, in bounded memory.
+        ensemble: average over the eight orientations of a slice, in eight times the time.
         refinements: rounds of a non-local filter that the network's output guides; two cost seconds and gain much.
         others: see :class:`~monai_dnaprior.transforms.Denoise`, also for shapes, what is returned, errors, and where to
             place it.
@@ -151,6 +152,7 @@ class IDDPDenoise(Denoise):
         weights: str | None = None,
         sha256: str | None = None,
         tile: int = 512,
+        ensemble: bool = False,
         refinements: int = 0,
         slice_dim: int = -1,
         channel_wise: bool = False,
@@ -164,6 +166,7 @@ class IDDPDenoise(Denoise):
             weights=weights,
             sha256=pinned(weights, sha256),
             tile=tile,
+            ensemble=ensemble,
             refinements=refinements,
             slice_dim=slice_dim,
             channel_wise=channel_wise,
@@ -179,7 +182,7 @@ class IDDPDenoised(Denoised):
 
     Args:
         keys: the images to denoise.
-        weights, sha256, tile, refinements, slice_dim, channel_wise, batch_size, device, progress: see
+        weights, sha256, tile, ensemble, refinements, slice_dim, channel_wise, batch_size, device, progress: see
             :class:`IDDPDenoise`.
         residual: also store what was removed from ``key`` under ``f"{key}_residual"``.
         allow_missing_keys: skip keys that are absent.
@@ -196,6 +199,7 @@ class IDDPDenoised(Denoised):
         weights: str | None = None,
         sha256: str | None = None,
         tile: int = 512,
+        ensemble: bool = False,
         refinements: int = 0,
         slice_dim: int = -1,
         channel_wise: bool = False,
@@ -211,6 +215,7 @@ class IDDPDenoised(Denoised):
             weights=weights,
             sha256=pinned(weights, sha256),
             tile=tile,
+            ensemble=ensemble,
             refinements=refinements,
             slice_dim=slice_dim,
             channel_wise=channel_wise,

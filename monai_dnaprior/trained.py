@@ -42,6 +42,7 @@ class Trained:
         sha256: what the file's SHA-256 must be, if it is known.
         tile: images with a longer side are denoised in square tiles of this side, which overlap by a quarter and are
             blended, so that the memory needed does not grow with the image.
+        ensemble: average what the network makes of the image's eight orientations, in eight times the time.
         refinements: rounds of :func:`~monai_dnaprior.refinement.refine`, a non-local filter that the network's output
             guides: two gain about as much as a fit, in less time.
         limited: scale down what is removed where it is more than the noise around a pixel, and, where neighbouring
@@ -61,6 +62,7 @@ class Trained:
     weights: str | None = None
     sha256: str | None = None
     tile: int = 512
+    ensemble: bool = False
     refinements: int = 0
     limited: bool = True
     clean_sigma: float = 1 / 255
@@ -101,6 +103,7 @@ class Trained:
     ) -> tuple[Tensor, Record]:
         """One pass of the network; a pixel where it fails is left as it is."""
         denoise = partial(self.tiled, partial(objective.denoised, network=network))
+        denoise = partial(in_orientations, denoise=denoise) if self.ensemble else denoise
         estimate = denoise(noisy) if noisy.shape[1] == network.channels else in_planes(noisy, denoise)
         estimate = refine(noisy, estimate, sigma, rounds=self.refinements)
         removed = torch.where(varying_pixels(noisy) & estimate.isfinite(), noisy - estimate, 0)
@@ -136,6 +139,16 @@ def placed(network: DenoisingUNet, device: torch.device) -> DenoisingUNet:
     """The network, or a copy of it, on this device: the one that weights were read into is never moved."""
     here = next(network.parameters()).device == device
     return network if here else copy.deepcopy(network).to(device)
+
+
+def in_orientations(image: Tensor, denoise: Callable[[Tensor], Tensor]) -> Tensor:
+    """The mean of what a function makes of an image turned by quarters and mirrored, each turned back."""
+    total = torch.zeros_like(image)
+    for quarters in range(4):
+        for mirrored in ([], [-1]):
+            denoised = denoise(image.rot90(quarters, (-2, -1)).flip(mirrored))
+            total = total + denoised.flip(mirrored).rot90(-quarters, (-2, -1))
+    return total / 8
 
 
 def in_planes(image: Tensor, denoise: Callable[[Tensor], Tensor]) -> Tensor:

@@ -222,6 +222,15 @@ def test_correlated_noise_is_left_in_but_for_its_level(weights: Path) -> None:
     assert free.image.abs().max() == 0
 
 
+def test_an_ensemble_treats_every_orientation_alike(clean_slice: Tensor, noisy_slice: Tensor) -> None:
+    denoiser = Trained(ensemble=True)
+    image = denoiser(noisy_slice).image
+    turned = denoiser(noisy_slice.rot90(1, (-2, -1)).flip(-1)).image
+    torch.testing.assert_close(turned, image.rot90(1, (-2, -1)).flip(-1), rtol=0, atol=1e-5)
+    errors = [(result - clean_slice).square().mean() for result in (image, Trained()(noisy_slice).image)]
+    assert errors[0] < errors[1]
+
+
 def test_refinements_gain_on_a_real_slice(noisy_slice: Tensor, clean_slice: Tensor) -> None:
     plain, refined = (Trained(refinements=rounds)(noisy_slice).image for rounds in (0, 1))
     assert (refined - clean_slice).square().mean() < 0.97 * (plain - clean_slice).square().mean()
