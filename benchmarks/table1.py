@@ -74,7 +74,7 @@ def method(label: str, sigma: int) -> tuple[str, dict[str, Any]]:
     if label == "bm3d-given":
         return "bm3d", {"sigma": sigma / 255}
     if label.startswith("iddp-"):
-        return "iddp", {"iddp-ensemble": {"ensemble": True}, "iddp-refined": {"refinements": 2}}[label]
+        return "iddp", {"ensemble": True} if label == "iddp-ensemble" else {"refinements": 2}
     if label.startswith("dna-prior-"):
         return "dna-prior", {"preset": label.removeprefix("dna-prior-")}
     return label, {}
