@@ -123,6 +123,11 @@ def test_noise_is_as_strong_as_was_asked_for_and_a_second_image_has_its_own(clea
     assert list(own) == ["image"]
 
 
+def test_crops_come_in_all_eight_orientations() -> None:
+    crops = NoisyCrops([torch.arange(9.0).view(1, 3, 3)], noise=None, side=3)
+    assert len({tuple(crops[number]["image"].flatten().tolist()) for number in range(100)}) == 8
+
+
 def test_small_images_are_mirrored_to_the_size_of_a_crop() -> None:
     image = torch.arange(6.0).view(1, 2, 3)
     crop = NoisyCrops([image], noise=None, side=8)[0]["image"]
