@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, conv2d, pad, unfold
+from torch.nn.functional import conv2d, pad, unfold
 
 DB2_HIGH_PASS = (-0.12940952255126037, -0.2241438680420134, 0.8365163037378079, -0.48296291314453416)
 MEDIAN_OF_ABSOLUTE_NORMAL = 0.6744897501960817
@@ -69,12 +69,25 @@ def local_noise(noisy: Tensor, window: int) -> Tensor:
     planes = noisy.flatten(0, 1)[:, None]
     difference = planes.new_tensor(SECOND_DIFFERENCE)
     details = conv2d(pad(planes, (1, 1, 1, 1), "replicate"), torch.outer(difference, difference)[None, None])
-    return smooth(details.square(), window).view_as(noisy)
+    return local_mean(details.square(), window).view_as(noisy)
 
 
-def smooth(image: Tensor, window: int) -> Tensor:
-    """The mean over window × window pixels around each, or over those of them that lie in the image."""
-    return avg_pool2d(image, window, stride=1, padding=window // 2, count_include_pad=False)
+def local_mean(image: Tensor, window: int) -> Tensor:
+    """The mean over window × window pixels around each, or over those of them that lie in the image.
+
+    >>> local_mean(torch.tensor([[[[0.0, 3.0, 6.0, 9.0]]]]), 3).tolist()
+    [[[[1.5, 3.0, 6.0, 7.5]]]]
+    """
+    dtype, reach = image.dtype, window // 2
+    image = image.double()  # sums over a whole row are subtracted
+    for dim in (-2, -1):
+        size = image.shape[dim]
+        places = torch.arange(size, device=image.device)
+        first, last = (places - reach).clamp(min=0), (places + reach + 1).clamp(max=size)
+        sums = torch.cat([torch.zeros_like(image.narrow(dim, 0, 1)), image.cumsum(dim)], dim)
+        counts = (last - first).view(-1, 1) if dim == -2 else last - first
+        image = (sums.index_select(dim, last) - sums.index_select(dim, first)) / counts
+    return image.to(dtype)
 
 
 def varying_pixels(noisy: Tensor) -> Tensor:

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 from .checks import check_not_negative, check_whole
-from .noise import smooth
 from .sampling import blind, neighbour_pairs, neighbours, subimage
 
 Network = Callable[[Tensor], Tensor]
@@ -119,7 +119,7 @@ class IDDP(Objective):
         self, noisy: Tensor, network: Network, *, target: Tensor | None, progress: float, generator: torch.Generator
     ) -> Tensor:
         estimate = network(noisy)
-        fidelity = summed(estimate - smooth(noisy, self.blur))
+        fidelity = summed(estimate - averaging_filter(noisy, self.blur))
         if progress < self.warm_up:
             return fidelity
         prior = estimate.detach() if self.stop_gradient else estimate
@@ -281,7 +281,7 @@ class CyclicVariateFunction(Objective):
             summed(clean + brightness * varying + even - noisy)
             + summed(network(first) - torch.cat([first, nothing, nothing], 1))
             + summed(network(again) - targets)
-            + summed(smooth(removed, WINDOW))
+            + summed(averaging_filter(removed, WINDOW))
             + noisy[0].numel() * excess.square().mean()
         )
 
@@ -320,6 +320,11 @@ def wanted(target: Tensor | None, objective: Objective) -> Tensor:
     return target
 
 
+def averaging_filter(image: Tensor, side: int) -> Tensor:
+    """The mean over side × side pixels around each, or over those of them that lie in the image."""
+    return avg_pool2d(image, side, stride=1, padding=side // 2, count_include_pad=False)
+
+
 def random_signs(like: Tensor, generator: torch.Generator) -> Tensor:
     """Independent signs ±1 in the shape of an image.
 
@@ -332,6 +337,6 @@ def random_signs(like: Tensor, generator: torch.Generator) -> Tensor:
 
 def least_deviation(noisy: Tensor) -> Tensor:
     """The standard deviation of (B, C, H, W) images where it is least: the tenth percentile over windows, (B,)."""
-    mean = smooth(noisy, WINDOW)
-    variance = (smooth(noisy.square(), WINDOW) - mean.square()).clamp(min=0)
+    mean = averaging_filter(noisy, WINDOW)
+    variance = (averaging_filter(noisy.square(), WINDOW) - mean.square()).clamp(min=0)
     return variance.sqrt().flatten(1).quantile(0.1, 1)

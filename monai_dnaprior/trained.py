@@ -16,7 +16,7 @@ from torch.nn.functional import avg_pool2d
 from .checks import check_not_negative, check_whole
 from .fit import root_mean_square, side_by_side
 from .gates import treated
-from .noise import CORRELATED, NoiseKind, local_noise, smooth, varying_pixels
+from .noise import CORRELATED, NoiseKind, local_mean, local_noise, varying_pixels
 from .objectives import Objective
 from .refinement import cosines, refine
 from .result import Record, Result, check_noisy
@@ -108,7 +108,9 @@ class Trained:
         estimate = refine(noisy, estimate, sigma, rounds=self.refinements)
         removed = torch.where(varying_pixels(noisy) & estimate.isfinite(), noisy - estimate, 0)
         if self.limited:
-            removed = removed * no_more_than(local_noise(noisy, WINDOW) * LIMIT**2, smooth(removed.square(), WINDOW))
+            removed = removed * no_more_than(
+                local_noise(noisy, WINDOW) * LIMIT**2, local_mean(removed.square(), WINDOW)
+            )
         if self.limited and kind.correlation > CORRELATED:
             removed = removed * no_more_than(removed.new_tensor(sigma**2), removed.square().mean())
         return noisy - removed, Record(sigma=sigma, stop_reason="network", residual=root_mean_square(removed))
