@@ -29,7 +29,7 @@ NOISE = ["gaussian:0:50", "speckle:0:0.2", "poisson:5:50"]
 ROWS = ("gaussian:25:25", "gaussian:0:50", "speckle:0.1:0.1", "speckle:0:0.2", "poisson:30:30", "poisson:5:50")
 REAL = "fluorescence"
 SIDE = 128
-UNTRAINED = ("bm3d", "dna-prior")
+UNTRAINED = ("bm3d", "dna-prior", "iddp-shipped")
 STEPS_AN_EPOCH = 100
 
 
@@ -53,7 +53,7 @@ def main() -> None:
                 train(method, training, weights.parent, steps=options.steps, device=options.device)
             denoiser: tuple[str, dict[str, Any]] = ("iddp", {"weights": str(weights), "limited": False})
         else:
-            denoiser = (method, {})
+            denoiser = ("iddp", {"limited": False}) if method == "iddp-shipped" else (method, {})
         for row, images in cases.items():
             folder = options.output / row.replace(":", "-") / method
             measured = compare(images, {method: denoiser}, folder, device=options.device)

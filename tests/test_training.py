@@ -20,6 +20,7 @@ import torch
 from monai.bundle import create_workflow
 from monai.data import DataLoader
 from skimage.io import imsave
+from test_bundle import REQUIRED_METADATA
 from test_reader import axial, write_series
 from torch import Tensor
 
@@ -290,6 +291,17 @@ def test_check_properties_has_nothing_to_say(config: str, workflow_type: str, ni
         ckpt_dir=str(tmp_path),
     )
     assert workflow.check_properties() == []
+
+
+def test_bundle_is_complete_and_its_metadata_describe_the_network() -> None:
+    for name in "LICENSE configs/logging.conf models/model.pt docs/README.md docs/data_license.txt".split():
+        assert (BUNDLE / name).stat().st_size > 0
+    metadata = json.loads((BUNDLE / "configs" / "metadata.json").read_text())
+    assert [key for key in REQUIRED_METADATA if not metadata.get(key)] == []
+    assert metadata["version"] in metadata["changelog"]
+    described = metadata["network_data_format"]
+    assert described["inputs"]["image"]["num_channels"] == load_weights().network.channels
+    assert described["outputs"]["pred"]["num_channels"] == load_weights().network.channels
 
 
 def test_checkpoints_name_what_they_keep(tmp_path: Path, clean_slice: Tensor) -> None:
