@@ -48,6 +48,7 @@ class Trained:
         limited: scale down what is removed where it is more than the noise around a pixel, and, where neighbouring
             pixels' noise is alike, to the noise level of the image.
         clean_sigma: images with less estimated noise than this are given back as they came.
+        seed, steps: every denoiser takes them; a network that is trained has no use for them.
 
     Shapes: noisy (B, C, H, W), float, about [0, 1], of any size. Pixels that equal all their neighbours (an empty
     background) come out as they are. Noise that depends on brightness is made even first for the refinements only: the
@@ -66,6 +67,8 @@ class Trained:
     refinements: int = 0
     limited: bool = True
     clean_sigma: float = 1 / 255
+    seed: int = 0
+    steps: int | None = None
 
     def __post_init__(self) -> None:
         check_whole(64, tile=self.tile)

@@ -156,9 +156,8 @@ class TrainingLog:
         for image, (noisy, clean) in list(zip(denoised, self.pairs, strict=True))[:rows]:
             window = busiest_window(clean)
             titles = f"noisy {quality(noisy, clean):.2f} dB", f"denoised {quality(image, clean):.2f} dB", "clean"
-            row = [Panel(title, shown[0], shown[window][0], None)
-                   for title, shown in zip(titles, (noisy, image, clean), strict=True)]  # fmt: skip
-            panels.append(row)
+            shown = zip(titles, (noisy, image, clean), (None, 0.5 + (noisy - image)[0], None), strict=True)
+            panels.append([Panel(title, whole[0], whole[window][0], removed) for title, whole, removed in shown])
         draw_grid(panels, self.folder / "validation.png")
 
 

@@ -94,6 +94,11 @@ def test_same_seed_same_bits_and_a_batch_equals_its_images_alone(name: str, deno
         assert_same(name, together[index], denoiser(noisy[index : index + 1], slice_indices=[index]).image[0])
 
 
+@every_denoiser
+def test_every_denoiser_takes_a_seed_and_a_budget_of_steps(name: str) -> None:
+    create_denoiser(name, **{**OPTIONS[name], "seed": 3, "steps": 2})
+
+
 @pytest.mark.parametrize("name", SEEDED)
 def test_seed_and_slice_index_change_the_fit(name: str) -> None:
     noisy = noisy_images(1, 1, 16, 16)

@@ -70,7 +70,9 @@ def test_comparison_command_runs_as_shown(nifti_path: Path, tmp_path: Path, monk
     nifti_path.rename(tmp_path / "scan.nii.gz")
     monkeypatch.chdir(tmp_path)
     block = next(block for block in blocks(README, "bash") if "compare" in block)
+    assert "iddp" in block
     assert main([*shlex.split(block)[1:], "--steps", "10", "--quiet"]) == 0
+    assert "Error" not in (tmp_path / "comparison" / "table.md").read_text()
     names = ["table.md", "table.csv", "grid.png", "plot.png"]
     assert all((tmp_path / "comparison" / name).stat().st_size > 0 for name in names)
 
