@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from .objectives import OBJECTIVES, Objective, create_objective
 from .unet import DenoisingUNet
 
-SHIPPED = Path(__file__).parent / "weights" / "iddp.safetensors"
+SHIPPED = Path(__file__).with_name("iddp.safetensors")
 FORMAT = "monai-dnaprior-1"
 
 
