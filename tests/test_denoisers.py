@@ -96,7 +96,8 @@ def test_same_seed_same_bits_and_a_batch_equals_its_images_alone(name: str, deno
 
 @every_denoiser
 def test_every_denoiser_takes_a_seed_and_a_budget_of_steps(name: str) -> None:
-    create_denoiser(name, **{**OPTIONS[name], "seed": 3, "steps": 2})
+    denoiser: Any = create_denoiser(name, **{**OPTIONS[name], "seed": 3, "steps": 2})
+    assert (denoiser.seed, denoiser.steps) == (3, 2)
 
 
 @pytest.mark.parametrize("name", SEEDED)
