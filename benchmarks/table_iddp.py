@@ -22,7 +22,7 @@ from monai_dnaprior.compare import Case, compare, load_cases, markdown_table
 from monai_dnaprior.noise import add_noise
 from monai_dnaprior.objectives import OBJECTIVES, create_objective
 from monai_dnaprior.training import Checkpoints, DenoisingTrainer, TrainingLog, WeightsSaver, plateau_then_linear
-from monai_dnaprior.training_data import EpochSampler, NoisyCrops, held_back, load_images
+from monai_dnaprior.training_data import EpochSampler, NoisyCrops, clean_middle, held_back, load_images
 from monai_dnaprior.unet import DenoisingUNet
 
 NOISE = ["gaussian:0:50", "speckle:0:0.2", "poisson:5:50"]
@@ -98,8 +98,7 @@ def make_cases(images: list[Tensor], row: str) -> list[Case]:
     least, greatest = (float(end) for end in ends)
     cases = []
     for number, image in enumerate(images):
-        top, left = ((size - SIDE) // 2 if size > SIDE else 0 for size in image.shape[1:])
-        clean = image[None, :, top : top + SIDE, left : left + SIDE].clamp(0, 1)
+        clean = clean_middle(image, SIDE)
         part = 1 - torch.rand((), generator=torch.Generator().manual_seed(number)).item()
         strength = least + (greatest - least) * part
         cases.append(Case(f"image-{number}", add_noise(clean, f"{name}:{strength}", seed=number), clean))

@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 
 from .denoisers import create_denoiser
 from .figures import Panel, busiest_window, draw_grid, draw_points
+from .losses import decibels
 from .noise import add_noise, estimate_sigma, noise_correlation
 from .reader import PICTURE_SUFFIXES, ScanReader, read_picture, scan_stem
 
@@ -212,11 +213,6 @@ def run_method(
         key=key,
     )
     return row, image
-
-
-def decibels(image: Tensor, clean: Tensor) -> float:
-    """Peak signal-to-noise ratio for a peak of 1, the image clipped to [0, 1]."""
-    return -10 * torch.log10((image.clamp(0, 1) - clean).square().mean()).item()
 
 
 def similarity(image: Tensor, clean: Tensor) -> float:

@@ -69,6 +69,11 @@ def variation(estimate: Tensor, *, gamma: float = GAMMA) -> Tensor:
     return torch.sqrt(along_x.square() + along_y.square() + gamma**2).sum(IMAGE)
 
 
+def decibels(image: Tensor, clean: Tensor) -> float:
+    """Peak signal-to-noise ratio for a peak of 1, the image clipped to [0, 1]."""
+    return -10 * torch.log10((image.clamp(0, 1) - clean).square().mean()).item()
+
+
 def squared_error(estimate: Tensor, noisy: Tensor) -> Tensor:
     """Mean squared error of every image: (..., C, H, W) to (...)."""
     return (estimate - noisy).square().mean(IMAGE)

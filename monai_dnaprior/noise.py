@@ -67,9 +67,14 @@ def local_noise(noisy: Tensor, window: int) -> Tensor:
     (True, True)
     """
     planes = noisy.flatten(0, 1)[:, None]
-    difference = planes.new_tensor(SECOND_DIFFERENCE)
-    details = conv2d(pad(planes, (1, 1, 1, 1), "replicate"), torch.outer(difference, difference)[None, None])
+    details = second_differences(pad(planes, (1, 1, 1, 1), "replicate"))
     return local_mean(details.square(), window).view_as(noisy)
+
+
+def second_differences(planes: Tensor) -> Tensor:
+    """Second differences along both axes, (B, 1, H, W) to (B, 1, H - 2, W - 2), that leave white noise its variance."""
+    difference = planes.new_tensor(SECOND_DIFFERENCE)
+    return conv2d(planes, torch.outer(difference, difference)[None, None])
 
 
 def local_mean(image: Tensor, window: int) -> Tensor:
@@ -184,8 +189,7 @@ def noise_levels(noisy: Tensor, *, groups: int) -> tuple[Tensor, Tensor]:
     planes = noisy.double().reshape(-1, 1, *noisy.shape[-2:])
     if min(planes.shape[-2:]) < BLOCK + 2:
         return planes.new_zeros(0), planes.new_zeros(0)
-    difference = planes.new_tensor(SECOND_DIFFERENCE)
-    details = conv2d(planes, torch.outer(difference, difference)[None, None])
+    details = second_differences(planes)
     means, energies = (
         unfold(image, BLOCK, stride=BLOCK).mT.reshape(-1, BLOCK * BLOCK).mean(1)
         for image in (planes[..., 1:-1, 1:-1], details.square())

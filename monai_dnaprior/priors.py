@@ -52,7 +52,7 @@ class SkipNetPrior(PerImageFit):
         input_channels, width, scales, skip_channels, padding, sigmoid: see
             :class:`~monai_dnaprior.networks.SkipNet`. With a sigmoid the image is first scaled so that its own range,
             noise included, fits into [0, 1].
-        steps, learning_rate, averaging, stopping, margin, clean_sigma, seed: see
+        steps, learning_rate, averaging, stopping, discrepancy, clean_sigma, seed: see
             :class:`~monai_dnaprior.per_image.PerImageFit`.
     """
 

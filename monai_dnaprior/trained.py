@@ -89,8 +89,9 @@ class Trained:
     ) -> Result:
         """Denoise (B, C, H, W) images; ``network`` takes the place of the one that the weights hold."""
         check_noisy(noisy)
-        module = placed(checked(network or self.network(), channels=noisy.shape[1]), noisy.device)
-        denoise_one = partial(self.denoise_one, module, self.trained().objective)
+        trained = self.trained()
+        module = placed(checked(network or trained.network, channels=noisy.shape[1]), noisy.device)
+        denoise_one = partial(self.denoise_one, module, trained.objective)
         outcomes = side_by_side(denoise_one, noisy.split(1), device=noisy.device)
         images, records = zip(*outcomes, strict=True)
         return Result(torch.cat(images), list(records))

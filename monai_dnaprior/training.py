@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import math
 import os
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from .figures import Panel, busiest_window, draw_grid
-from .fit import root_mean_square
+from .losses import decibels
 from .objectives import Objective
 from .training_data import SEED_OF_NUMBER
 from .unet import DenoisingUNet
@@ -127,7 +126,7 @@ class TrainingLog:
 
     def write(self, engine: Any) -> None:
         denoised = self.denoised(engine.state.device)
-        qualities = [quality(image, clean) for image, (_, clean) in zip(denoised, self.pairs, strict=True)]
+        qualities = [decibels(image, clean) for image, (_, clean) in zip(denoised, self.pairs, strict=True)]
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / "log.csv"
         fresh = not path.exists()
@@ -155,15 +154,10 @@ class TrainingLog:
         panels = []
         for image, (noisy, clean) in list(zip(denoised, self.pairs, strict=True))[:rows]:
             window = busiest_window(clean)
-            titles = f"noisy {quality(noisy, clean):.2f} dB", f"denoised {quality(image, clean):.2f} dB", "clean"
+            titles = f"noisy {decibels(noisy, clean):.2f} dB", f"denoised {decibels(image, clean):.2f} dB", "clean"
             shown = zip(titles, (noisy, image, clean), (None, 0.5 + (noisy - image)[0], None), strict=True)
             panels.append([Panel(title, whole[0], whole[window][0], removed) for title, whole, removed in shown])
         draw_grid(panels, self.folder / "validation.png")
-
-
-def quality(image: Tensor, clean: Tensor) -> float:
-    """The peak signal-to-noise ratio in dB of an image clipped to [0, 1]."""
-    return -20 * math.log10(max(root_mean_square(image.clamp(0, 1) - clean), 1e-6))
 
 
 class WeightsSaver:

@@ -71,11 +71,18 @@ def held_back(images: Sequence[Tensor], every: int) -> tuple[list[Tensor], list[
 
 def noisy_pairs(images: Sequence[Tensor], noise: str, *, side: int = 128) -> list[tuple[Tensor, Tensor]]:
     """The middles of images with seeded noise, and without, (1, C, H, W) each, to look at while training."""
-    middles = []
-    for image in images:
-        rows, columns = ((max(0, (size - side) // 2), min(size, side)) for size in image.shape[1:])
-        middles.append(image[None, :, rows[0] : sum(rows), columns[0] : sum(columns)].clamp(0, 1))
+    middles = (clean_middle(image, side) for image in images)
     return [(add_noise(clean, noise, seed=number), clean) for number, clean in enumerate(middles)]
+
+
+def clean_middle(image: Tensor, side: int) -> Tensor:
+    """The middle of an image (C, H, W), at most side × side pixels, clipped to [0, 1]: (1, C, side, side).
+
+    >>> clean_middle(torch.arange(5.0).expand(1, 2, 5) / 4, 3).tolist()
+    [[[[0.25, 0.5, 0.75], [0.25, 0.5, 0.75]]]]
+    """
+    top, left = (max(0, (size - side) // 2) for size in image.shape[1:])
+    return image[None, :, top : top + side, left : left + side].clamp(0, 1)
 
 
 class NoisyCrops(Dataset):
