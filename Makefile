@@ -19,5 +19,5 @@ install: $(VENV)/installed
 
 $(VENV)/installed: setup.cfg constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,baselines]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,baselines,codecs]"
 	touch $@

@@ -1,43 +1,11 @@
-"""Self-supervised denoising of medical images, as MONAI transforms and bundles. Not a medical device."""
+"""Self-supervised denoising of medical images, as MONAI transforms and bundles. Not a medical device.
 
-from .denoisers import create_denoiser, list_denoisers
-from .inferer import DenoisingInferer, DNAPriorInferer, IDDPInferer
-from .method_transforms import (
-    DNAPriorDenoise,
-    DNAPriorDenoiseD,
-    DNAPriorDenoised,
-    DNAPriorDenoiseDict,
-    IDDPDenoise,
-    IDDPDenoiseD,
-    IDDPDenoised,
-    IDDPDenoiseDict,
-)
-from .reader import ScanReader
-from .transforms import Denoise, DenoiseD, Denoised, DenoiseDict, denoising_records
-from .weights import load_weights, save_weights
+The public names stand in ``__init__.pyi``. Each is imported when it is first used, so that reading a file, or refusing
+one, does not wait for torch and MONAI.
+"""
+
+from lazy_loader import attach_stub
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "DNAPriorDenoise",
-    "DNAPriorDenoiseD",
-    "DNAPriorDenoiseDict",
-    "DNAPriorDenoised",
-    "DNAPriorInferer",
-    "Denoise",
-    "DenoiseD",
-    "DenoiseDict",
-    "Denoised",
-    "DenoisingInferer",
-    "IDDPDenoise",
-    "IDDPDenoiseD",
-    "IDDPDenoiseDict",
-    "IDDPDenoised",
-    "IDDPInferer",
-    "ScanReader",
-    "create_denoiser",
-    "denoising_records",
-    "list_denoisers",
-    "load_weights",
-    "save_weights",
-]
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

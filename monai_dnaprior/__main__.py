@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
-from . import __version__, list_denoisers
-from .compare import compare, load_cases
-from .transforms import computing_device, device_name
+from . import __version__
+from .cohort import denoise_all, exit_code_of
+from .scan import Caps, ScanError
 
-DESCRIPTION = """Self-supervised denoising of medical images.
-Not a medical device; keep the original.
-
-To denoise a folder of NIfTI files or DICOM series, run the bundle:
-  python -m monai.bundle run --config_file bundles/dnaprior_denoise/configs/inference.json \\
-    --bundle_root bundles/dnaprior_denoise --dataset_dir INPUT --output_dir OUTPUT
-"""
+DESCRIPTION = "Self-supervised denoising of medical images.\nNot a medical device; keep the original."
+INTERRUPTED, TERMINATED = 130, 143
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The console script ``monai-dnaprior``: 0 if all went well, 2 with one line if nothing could be done.
+    """The console script ``monai-dnaprior``: 0 if all went well, otherwise one line on the standard error says why.
+
+    2: nothing valid was given; 4: the input is corrupt; 8: some of it was denoised, some was not.
 
     >>> main(["compare", "absent.png", "--methods", "tv", "--output", "out"])
     2
@@ -31,22 +32,87 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands.add_parser("methods", help="list the denoisers")
-    add_compare(commands.add_parser("compare", help="run several methods on the same noisy images"))
+    for name, (help_text, add_arguments, _) in COMMANDS.items():
+        add_arguments(commands.add_parser(name, help=help_text, description=f"{help_text}. {DESCRIPTION}"))
     options = parser.parse_args(arguments)
-    if options.command == "methods":
-        print("\n".join(list_denoisers()))
-        return 0
     try:
-        return run_compare(options)
-    except (ValueError, OSError, ImportError, RuntimeError) as error:
+        return COMMANDS[options.command][2](options)
+    except ScanError as error:
+        print(f"monai-dnaprior: {error}", file=sys.stderr)
+        return error.exit_code
+    except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
         print(f"monai-dnaprior: {error}".splitlines()[0], file=sys.stderr)
         return 2
 
 
+def add_denoise(parser: argparse.ArgumentParser) -> None:
+    formats = "NIfTI, DICOM, NRRD, MetaImage, PNG or TIFF file, or a folder of them"
+    parser.add_argument("input", type=Path, metavar="INPUT", help=formats)
+    parser.add_argument("output", type=Path, metavar="OUTPUT", help="file or folder of the same kind")
+    parser.add_argument("--method", default="dna-prior", help="name of a denoiser (dna-prior)")
+    parser.add_argument("--preset", help="of dna-prior: fast, default, best or paper")
+    parser.add_argument("--steps", type=int, help="at most this many steps a fit")
+    parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="of the method; repeatable")
+    parser.add_argument("--seed", type=int, default=0, help="same seed, same bits (0)")
+    parser.add_argument("--device", default="cpu", help="where to compute, cpu or cuda (cpu)")
+    parser.add_argument("--slice-dim", type=int, default=-1, help="axis along which volumes are cut (-1, the last)")
+    parser.add_argument("--batch-size", type=int, default=8, help="slices at once; changes no result (8)")
+    parser.add_argument("--mask", type=Path, help="scan of the same shape; where it is 0 nothing is changed")
+    parser.add_argument("--residual", action="store_true", help="also write what was removed")
+    parser.add_argument("--spread", action="store_true", help="also write the spread over restarts")
+    parser.add_argument("--resume", action="store_true", help="go on where an interrupted run stopped")
+    parser.add_argument("--max-bytes", type=int, default=Caps.size, help=f"cap of decoded voxels ({Caps.size})")
+    parser.add_argument("--max-ratio", type=float, default=Caps.ratio, help=f"cap of decoded to read ({Caps.ratio:g})")
+    parser.add_argument("--max-pixels", type=int, default=Caps.pixels, help=f"cap of a slice's pixels ({Caps.pixels})")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar, no line about what went well")
+
+
+def run_denoise(options: argparse.Namespace) -> int:
+    given = {"preset": options.preset, "steps": options.steps, "seed": options.seed}
+    method = {name: value for name, value in given.items() if value is not None}
+    rows = []
+    for row in denoise_all(
+        options.input,
+        options.output,
+        caps=Caps(size=options.max_bytes, ratio=options.max_ratio, pixels=options.max_pixels),
+        progress=not options.quiet,
+        method=options.method,
+        options={**method, **dict(map(parsed_option, options.option))},
+        device=options.device,
+        slice_dim=options.slice_dim,
+        batch_size=options.batch_size,
+        mask=options.mask,
+        residual=options.residual,
+        spread=options.spread,
+        resume=options.resume,
+    ):
+        rows.append(row)
+        if row.exit_code:
+            print(f"monai-dnaprior: {row.reason}", file=sys.stderr)
+        elif not options.quiet:
+            print(f"{row.output}: {row.slices} slices denoised")
+            print("".join(f"  warning: {text}\n" for text in row.warnings), end="")
+    return exit_code_of(rows)
+
+
+def parsed_option(text: str) -> tuple[str, Any]:
+    """A method's option, NAME=VALUE; the value as JSON has it, or else text.
+
+    >>> parsed_option("restarts=4"), parsed_option("preset=fast")
+    (('restarts', 4), ('preset', 'fast'))
+    """
+    name, sign, value = text.partition("=")
+    if not (name and sign):
+        raise ValueError(f"option={text!r} must be NAME=VALUE, for instance restarts=4.")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
 def add_compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="PNG, TIFF, NIfTI, DICOM file or folder")
-    parser.add_argument("--methods", required=True, help="names, with commas: " + ",".join(list_denoisers()))
+    parser.add_argument("--methods", required=True, help="names with commas between; see the command methods")
     parser.add_argument("--output", required=True, type=Path, help="folder for table.csv, table.md, grid.png, plot.png")
     parser.add_argument("--noise", help="the images are clean: add gaussian:25, poisson:30, speckle:0.1 or rician:25")
     parser.add_argument("--reference", nargs="+", metavar="IMAGE", help="the images are noisy: these are clean")
@@ -58,6 +124,10 @@ def add_compare(parser: argparse.ArgumentParser) -> None:
 
 
 def run_compare(options: argparse.Namespace) -> int:
+    from .compare import compare, load_cases
+    from .denoisers import list_denoisers
+    from .transforms import computing_device, device_name
+
     budget = {} if options.steps is None else {"steps": options.steps}
     names = [name for name in options.methods.split(",") if name]
     unknown = [name for name in names if name not in list_denoisers()]
@@ -81,5 +151,39 @@ def run_compare(options: argparse.Namespace) -> int:
     return 0
 
 
+def run_methods(options: argparse.Namespace) -> int:
+    from .denoisers import list_denoisers
+
+    print("\n".join(list_denoisers()))
+    return 0
+
+
+COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]] = {
+    "denoise": ("Denoise scans into files of the same kind", add_denoise, run_denoise),
+    "compare": ("Run several methods on the same noisy images", add_compare, run_compare),
+    "methods": ("List the denoisers", lambda parser: None, run_methods),
+}
+
+
+def terminate(*_: object) -> NoReturn:
+    raise SystemExit(TERMINATED)
+
+
+def console() -> NoReturn:
+    """:func:`main` as a process: ended at once by Ctrl-C and SIGTERM, with what is finished kept for ``--resume``."""
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        code: Any = main()
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except SystemExit as end:
+        code = end.code or 0
+    if code in (INTERRUPTED, TERMINATED):
+        print("\nmonai-dnaprior: interrupted; --resume goes on from here", file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # threads that still compute are not waited for
+
+
 if __name__ == "__main__":
-    raise SystemExit(main())
+    console()

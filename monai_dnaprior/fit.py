@@ -194,10 +194,14 @@ def single_threaded_pool() -> Iterator[ThreadPoolExecutor]:
             ThreadCount.before = torch.get_num_threads()
         ThreadCount.pools += 1
     pool = ThreadPoolExecutor(ThreadCount.before, initializer=torch.set_num_threads, initargs=(1,))
+    ended = False
     try:
         yield pool
+    except (KeyboardInterrupt, SystemExit):
+        ended = True
+        raise
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown(wait=not ended, cancel_futures=True)  # who ends a run does not wait for the fits under way
         with ThreadCount.lock:
             ThreadCount.pools -= 1
             if ThreadCount.pools == 0:

@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 from monai.config import KeysCollection
 
+from .disk import hash_of
 from .transforms import Denoise, Denoised
-from .weights import SHIPPED, file_hash
+from .weights import SHIPPED
 
 
 class DNAPriorDenoise(Denoise):
@@ -230,7 +231,7 @@ class IDDPDenoised(Denoised):
 def pinned(weights: str | None, sha256: str | None) -> str | None:
     """The hash of the weights: with it in a transform's state, a cache never serves what other weights denoised."""
     path = Path(weights or SHIPPED)
-    return file_hash(path) if sha256 is None and path.is_file() else sha256
+    return hash_of(path) if sha256 is None and path.is_file() else sha256
 
 
 DNAPriorDenoiseD = DNAPriorDenoiseDict = DNAPriorDenoised

@@ -7,9 +7,10 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
+from monai.inferers import SlidingWindowInferer
 from torch import Tensor, nn
 
 from .checks import check_not_negative, check_whole
@@ -19,6 +20,7 @@ from .noise import NoiseKind, varying_pixels
 from .result import Record, Result, check_noisy
 
 STOPPING = ("discrepancy", "variance", "steps")
+TILE = 1024  # larger images are fitted in tiles of this side
 UNDER_FITTED = 1.1  # residual over noise level at which anatomy, too, must be in it
 
 
@@ -114,6 +116,25 @@ class PerImageFit:
         trace = tuple((step, loss, residual * span) for step, loss, residual in result.trace)
         return replace(result, image=result.image * span + offset, trace=trace)
 
+    def estimate_in_tiles(self, initial: nn.Module, noisy: Tensor, where: Tensor, sigma: float, seed: int) -> FitResult:
+        """:meth:`estimate`, of a large image in overlapping tiles, each a fit of its own, in bounded memory."""
+        if max(noisy.shape[-2:]) <= TILE:
+            return self.estimate(copy.deepcopy(initial), noisy, where, sigma, seed)
+        results: list[FitResult] = []
+
+        def estimated(window: Tensor) -> Tensor:
+            tile, seen = window.tensor_split((noisy.shape[1],), 1)
+            if not seen.any():
+                return tile
+            results.append(self.estimate(copy.deepcopy(initial), tile, seen > 0, sigma, seed))
+            return results[-1].image
+
+        image = SlidingWindowInferer((TILE, TILE), 1, mode="gaussian")(
+            torch.cat((noisy, where.to(noisy)), 1), estimated
+        )
+        failed = next((result for result in results if result.stop_reason == "non-finite"), results[0])
+        return replace(failed, image=cast(Tensor, image), steps=max(result.steps for result in results))
+
     def rules(self, sigma: float) -> list[StoppingRule]:
         """When to stop, for noise of this standard deviation in what the network puts out."""
         if self.stopping == "discrepancy":
@@ -144,20 +165,9 @@ class PerImageFit:
 
         def fitted(noisy: Tensor, sigma: float, kind: NoiseKind) -> tuple[Tensor, Record]:
             seeds = [slice_seed(self.seed, index, attempt, noisy) for attempt in (2 * restart, 2 * restart + 1)]
-            return self._fitted_somewhere(initial, noisy, sigma, seeds)
+            return self._fitted(initial, noisy, sigma, seeds)
 
         return treated(noisy, fitted, clean_sigma=self.clean_sigma, stabilise=self.stabilise)
-
-    def _fitted_somewhere(
-        self, initial: nn.Module, noisy: Tensor, sigma: float, seeds: Sequence[int]
-    ) -> tuple[Tensor, Record]:
-        """The fit where the image lies, or on the CPU if the memory there does not suffice."""
-        try:
-            return self._fitted(initial, noisy, sigma, seeds)
-        except torch.OutOfMemoryError:
-            image, record = self._fitted(copy.deepcopy(initial).cpu(), noisy.cpu(), sigma, seeds)
-        warning = f"out of memory on {noisy.device}: fitted on the CPU"
-        return image.to(noisy.device), replace(record, warnings=(*record.warnings, warning))
 
     def _fitted(self, initial: nn.Module, noisy: Tensor, sigma: float, seeds: Sequence[int]) -> tuple[Tensor, Record]:
         """A noisy image where its pixels vary, fitted with the first of the seeds that does not fail."""
@@ -165,7 +175,7 @@ class PerImageFit:
         box = bounding_box(where)
         part, seen = noisy[box], where[box]
         for seed in seeds:
-            result = self.estimate(copy.deepcopy(initial), part, seen, sigma, seed)
+            result = self.estimate_in_tiles(initial, part, seen, sigma, seed)
             if result.stop_reason != "non-finite":
                 part = self.refined(part, result.image, sigma)
                 break

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -45,50 +49,124 @@ def denoise_volume(
         if ``channel_wise``); and, in the volume's units and 0 where nothing was seen, the spread that a denoiser gives.
     """
     check_volume(volume)
+    image, spread = torch.empty(volume.shape, dtype=torch.float32, device=volume.device), None
+    records: list[Record] = []
+    options: dict[str, Any] = {"slice_dim": slice_dim, "channel_wise": channel_wise, "batch_size": batch_size}
+    with tqdm(total=slice_count(volume, slice_dim, channel_wise), unit="slice", disable=not progress) as bar:
+        for part in denoised_parts(volume, denoiser, **options):
+            image[part.place] = (volume[part.place].double() - part.removed).float()
+            if part.spread is not None:
+                spread = torch.zeros_like(image) if spread is None else spread
+                spread[part.place] = part.spread
+            records += part.records
+            bar.update(len(part.indices))
+    return Result(image, records, spread)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some neighbouring slices of a volume.
+
+    Attributes:
+        indices: their numbers, from 0; channel after channel where each is a volume of its own.
+        place: where they are in the volume.
+        removed: what the denoiser takes away there, float64, in the volume's units; 0 where nothing is seen.
+        spread: that the denoiser gives, in the volume's units, if it does.
+        records: one a slice.
+        span: what 1 in the records' units is in the volume's.
+    """
+
+    indices: range
+    place: tuple[slice, ...]
+    removed: Tensor
+    spread: Tensor | None
+    records: list[Record]
+    span: float
+
+
+def denoised_parts(
+    volume: Tensor,
+    denoiser: Denoiser,
+    *,
+    slice_dim: int = -1,
+    channel_wise: bool = False,
+    batch_size: int = 8,
+    done: Container[int] = (),
+) -> Iterator[Part]:
+    """What :func:`denoise_volume` takes from a volume, part by part, without those whose slices are all done."""
+    check_volume(volume)
     check_slicing(slice_dim=slice_dim, batch_size=batch_size)
     volume = volume.detach()
-    parts = list(volume.split(1)) if channel_wise else [volume]
-    depth = 1 if volume.ndim == 3 else volume.shape[1:][slice_dim]
-    with tqdm(total=depth * len(parts), unit="slice", disable=not progress) as bar:
+    axis = slice_dim + 1 if slice_dim >= 0 else slice_dim
+    depth = slice_count(volume, slice_dim)
+    for number in range(len(volume) if channel_wise else 1):
+        channels = slice(number, number + 1) if channel_wise else slice(None)
+        offset, span = intensity_range(volume[channels])
+        for start in range(0, depth, batch_size):
+            stop = min(start + batch_size, depth)
+            indices = range(number * depth + start, number * depth + stop)
+            if all(index in done for index in indices):
+                continue
+            place = place_of(volume, channels, axis, slice(start, stop))
+            batch = cut(volume[place], axis)
+            visible = batch.isfinite()
+            noisy = torch.where(visible, (batch.double() - offset) / span, 0).float()
+            result = within_memory(denoiser, noisy, indices)
+            removed = torch.where(visible, span * (noisy.double() - result.image.double()), 0)
+            spread = (
+                None
+                if result.spread is None
+                else joined(torch.where(visible, span * result.spread, 0), axis, volume.ndim)
+            )
+            yield Part(indices, place, joined(removed, axis, volume.ndim), spread, result.records, span)
+
+
+def within_memory(denoiser: Denoiser, noisy: Tensor, indices: range) -> Result:
+    """Denoise a batch; where the memory does not suffice by halves, and an image alone on the CPU.
+
+    The records of slices that took another way say so.
+    """
+    try:
+        return denoiser(noisy, slice_indices=indices)
+    except (torch.OutOfMemoryError, MemoryError):
+        if len(noisy) == 1 and noisy.device.type == "cpu":
+            raise
+    if noisy.is_cuda:
+        torch.cuda.empty_cache()
+    if len(noisy) == 1:
+        result = denoiser(noisy.cpu(), slice_indices=indices)
+        results, way = [result], f"denoised on the CPU: out of memory on {noisy.device}"
+    else:
+        half = len(noisy) // 2
         results = [
-            denoise_slices(part, denoiser, slice_dim, batch_size, number * depth, bar)
-            for number, part in enumerate(parts)
-        ]
-    if len(results) == 1:
-        return results[0]
-    spreads = [result.spread for result in results if result.spread is not None]
+            within_memory(denoiser, noisy[:half], indices[:half]), within_memory(denoiser, noisy[half:], indices[half:])
+        ]  # fmt: skip
+        way = f"out of memory with {len(noisy)} slices at once: halved"
+    spreads = [result.spread.to(noisy.device) for result in results if result.spread is not None]
     return Result(
-        torch.cat([result.image for result in results]),
-        [record for result in results for record in result.records],
+        torch.cat([result.image.to(noisy.device) for result in results]),
+        [replace(record, warnings=(*record.warnings, way)) for result in results for record in result.records],
         torch.cat(spreads) if spreads else None,
     )
 
 
-def denoise_slices(
-    volume: Tensor, denoiser: Denoiser, slice_dim: int, batch_size: int, first_index: int, bar: tqdm
-) -> Result:
-    """One volume whose channels belong together, (C, H, W) or (C, H, W, D); its slices count from first_index."""
-    offset, span = intensity_range(volume)
-    axis = slice_dim + 1 if slice_dim >= 0 else slice_dim
-    image = torch.empty(volume.shape, dtype=torch.float32, device=volume.device)
-    spread: Tensor | None = None
-    records: list[Record] = []
-    slices = cut(volume, axis)
-    for start in range(0, len(slices), batch_size):
-        part = slice(start, start + batch_size)
-        batch = slices[part]
-        visible = batch.isfinite()
-        noisy = torch.where(visible, (batch.double() - offset) / span, 0).float()
-        indices = range(first_index + start, first_index + start + len(batch))
-        result = denoiser(noisy, slice_indices=indices)
-        removed = span * (noisy.double() - result.image.double())
-        cut(image, axis)[part] = torch.where(visible, batch.double() - removed, batch).float()
-        if result.spread is not None:
-            spread = torch.zeros_like(image) if spread is None else spread
-            cut(spread, axis)[part] = torch.where(visible, span * result.spread, 0)
-        records += result.records
-        bar.update(len(batch))
-    return Result(image, records, spread)
+def slice_count(volume: Tensor, slice_dim: int, channel_wise: bool = False) -> int:
+    """How many slices there are in a volume (C, H, W, D), or an image (C, H, W)."""
+    depth = 1 if volume.ndim == 3 else volume.shape[1:][slice_dim]
+    return depth * len(volume) if channel_wise else depth
+
+
+def place_of(volume: Tensor, channels: slice, axis: int, slices: slice) -> tuple[slice, ...]:
+    """The index of some slices along an axis of a volume; an image is one slice."""
+    place = [channels, *[slice(None)] * (volume.ndim - 1)]
+    if volume.ndim > SPATIAL_AXES:
+        place[axis] = slices
+    return tuple(place)
+
+
+def joined(slices: Tensor, axis: int, ndim: int) -> Tensor:
+    """The way back from :func:`cut`."""
+    return slices[0] if ndim == SPATIAL_AXES else slices.movedim(0, axis)
 
 
 def cut(volume: Tensor, axis: int) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
@@ -11,8 +10,9 @@ from typing import Any
 
 from monai.config import PathLike
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
+from .disk import hash_of, write_whole
 from .objectives import OBJECTIVES, Objective, create_objective
 from .unet import DenoisingUNet
 
@@ -45,13 +45,8 @@ def save_weights(path: PathLike, trained: TrainedNetwork) -> str:
         "training": trained.training,
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in trained.network.state_dict().items()}
-    partial = path.with_name(path.name + ".part")
-    try:
-        save_file(tensors, partial, metadata={"monai_dnaprior": json.dumps(description, sort_keys=True)})
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return file_hash(path)
+    write_whole(path, save(tensors, metadata={"monai_dnaprior": json.dumps(description, sort_keys=True)}))
+    return hash_of(path)
 
 
 def load_weights(path: PathLike = SHIPPED, *, sha256: str | None = None) -> TrainedNetwork:
@@ -72,7 +67,7 @@ def load_weights(path: PathLike = SHIPPED, *, sha256: str | None = None) -> Trai
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"weights={str(path)!r} is no file; give one that save_weights wrote, or None.")
-    found = file_hash(path)
+    found = hash_of(path)
     if sha256 is not None and found != sha256.lower():
         raise ValueError(f"weights={str(path)!r} has the SHA-256 {found}, not {sha256.lower()}; fetch the file again.")
     return cached(path, found)
@@ -103,8 +98,3 @@ def cached(path: Path, sha256: str) -> TrainedNetwork:
 
 def objective_name(objective: Objective) -> str:
     return next(name for name, kind in OBJECTIVES.items() if type(objective) is kind)
-
-
-def file_hash(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()

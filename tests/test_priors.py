@@ -126,22 +126,22 @@ def test_a_fit_that_fails_is_tried_once_more_and_then_gives_the_input_back(
     assert torch.equal(prior(noisy).image[1], expected.image[1])
 
 
-def test_a_device_without_enough_memory_leaves_the_fit_to_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    noisy = torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
-    prior = DNAPrior(**SHORT)
-    expected, estimate = prior(noisy), DNAPrior.estimate
-    calls: list[int] = []
+def test_large_images_are_fitted_in_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    noisy = torch.rand(1, 1, 40, 70, generator=torch.Generator().manual_seed(0))
+    windows: list[tuple[int, ...]] = []
+    estimate = DNAPrior.estimate
 
-    def short_of_memory_at_first(*arguments: Any) -> Any:
-        calls.append(1)
-        if len(calls) == 1:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return estimate(*arguments)
+    def watched(prior: DNAPrior, network: Any, part: Tensor, *arguments: Any) -> Any:
+        windows.append(tuple(part.shape))
+        return estimate(prior, network, part, *arguments)
 
-    monkeypatch.setattr(DNAPrior, "estimate", short_of_memory_at_first)
-    result = prior(noisy)
-    assert torch.equal(result.image, expected.image)
-    assert "out of memory on cpu: fitted on the CPU" in result.records[0].warnings
+    monkeypatch.setattr(DNAPrior, "estimate", watched)
+    monkeypatch.setattr("monai_dnaprior.per_image.TILE", 32)
+    result = DNAPrior(**SHORT)(noisy)
+    assert set(windows) == {(1, 1, 32, 32)}
+    assert len(windows) > 4
+    assert result.image.shape == noisy.shape
+    assert (noisy - result.image).std() > 0.05
 
 
 @pytest.mark.parametrize("restarts", [2, 3])

@@ -14,10 +14,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from monai_dnaprior import IDDPDenoise, IDDPDenoised, load_weights, save_weights
+from monai_dnaprior.disk import hash_of
 from monai_dnaprior.objectives import Blind2Unblind, CyclicVariateFunction, create_objective
 from monai_dnaprior.trained import Trained
 from monai_dnaprior.unet import DenoisingUNet
-from monai_dnaprior.weights import SHIPPED, TrainedNetwork, file_hash
+from monai_dnaprior.weights import SHIPPED, TrainedNetwork
 
 pytestmark = GUARDED
 
@@ -122,7 +123,7 @@ def test_wrong_weights_give_one_clear_line_and_nothing_is_unpickled(
 
 
 def test_another_hash_or_no_file_is_refused(weights: Path) -> None:
-    with pytest.raises(ValueError, match=f"has the SHA-256 {file_hash(weights)}, not {'0' * 64}; fetch the file again"):
+    with pytest.raises(ValueError, match=f"has the SHA-256 {hash_of(weights)}, not {'0' * 64}; fetch the file again"):
         load_weights(weights, sha256="0" * 64)
     with pytest.raises(FileNotFoundError, match="is no file; give one that save_weights wrote, or None"):
         IDDPDenoise(weights="nowhere.safetensors")

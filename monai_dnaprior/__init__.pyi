@@ -1,0 +1,41 @@
+from .denoisers import create_denoiser, list_denoisers
+from .inferer import DenoisingInferer, DNAPriorInferer, IDDPInferer
+from .method_transforms import (
+    DNAPriorDenoise,
+    DNAPriorDenoiseD,
+    DNAPriorDenoised,
+    DNAPriorDenoiseDict,
+    IDDPDenoise,
+    IDDPDenoiseD,
+    IDDPDenoised,
+    IDDPDenoiseDict,
+)
+from .reader import ScanReader
+from .transforms import Denoise, DenoiseD, Denoised, DenoiseDict, denoising_records
+from .weights import load_weights, save_weights
+
+__version__: str
+
+__all__ = [
+    "DNAPriorDenoise",
+    "DNAPriorDenoiseD",
+    "DNAPriorDenoiseDict",
+    "DNAPriorDenoised",
+    "DNAPriorInferer",
+    "Denoise",
+    "DenoiseD",
+    "DenoiseDict",
+    "Denoised",
+    "DenoisingInferer",
+    "IDDPDenoise",
+    "IDDPDenoiseD",
+    "IDDPDenoiseDict",
+    "IDDPDenoised",
+    "IDDPInferer",
+    "ScanReader",
+    "create_denoiser",
+    "denoising_records",
+    "list_denoisers",
+    "load_weights",
+    "save_weights",
+]

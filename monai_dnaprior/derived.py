@@ -1,0 +1,124 @@
+"""The derived DICOM image: what it keeps of its source, what is its own, and what no longer holds."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import os
+import time
+import uuid
+
+import numpy as np
+from pydicom import Dataset
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import (
+    JPEG2000,
+    ExplicitVRLittleEndian,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLSNearLossless,
+    PositronEmissionTomographyImageStorage,
+)
+
+MANUFACTURER = "monai-dnaprior"
+SUFFIX = " denoised"
+LONGEST_DESCRIPTION, LONGEST_DERIVATION = 64, 1024  # characters of LO and ST
+SERIES_NUMBER_OFFSET = 1000
+LOSSY = (JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless, JPEG2000)
+NO_LONGER_TRUE = (
+    "SmallestImagePixelValue",
+    "LargestImagePixelValue",
+    "SmallestPixelValueInSeries",
+    "LargestPixelValueInSeries",
+    "IconImageSequence",
+    "MACParametersSequence",
+    "DigitalSignaturesSequence",
+    "DataSetTrailingPadding",
+    "ExtendedOffsetTable",
+    "ExtendedOffsetTableLengths",
+)
+
+
+def derive(header: Dataset, pixels: np.ndarray, *, description: str, configuration: str, version: str) -> Dataset:
+    """The derived image of a source and its denoised pixels, ready to be written as Explicit VR Little Endian.
+
+    Patient, study, frame of reference, geometry, acquisition, rescaling and private elements are the source's.
+
+    Args:
+        header: the source, without its pixels.
+        pixels: (rows, columns) of stored numbers, of the source's depth.
+        description: how it was denoised.
+        configuration: all of what the pixels depend on besides the source, as text. With the source, the version and
+            the pixels it gives the new identifiers: the same identifier, the same pixels.
+        version: of this package.
+    """
+    derived = copy.deepcopy(header)
+    for keyword in NO_LONGER_TRUE:
+        if keyword in derived:
+            del derived[keyword]
+    source_class, source = str(header.SOPClassUID), str(header.SOPInstanceUID)
+    little = pixels.astype(pixels.dtype.newbyteorder("<"))
+    derived.SOPInstanceUID = identifier(source, version, configuration, little.tobytes())
+    derived.SeriesInstanceUID = identifier(str(header.SeriesInstanceUID), version, configuration)
+    derived.SeriesNumber = int(header.get("SeriesNumber") or 0) + SERIES_NUMBER_OFFSET
+    derived.SeriesDescription = str(header.get("SeriesDescription") or "")[: LONGEST_DESCRIPTION - len(SUFFIX)] + SUFFIX
+    examination = "PRIMARY" if header.SOPClassUID == PositronEmissionTomographyImageStorage else "SECONDARY"
+    derived.ImageType = ["DERIVED", examination, *list(header.get("ImageType") or [])[2:]]  # PET knows PRIMARY only
+    now = time.gmtime(int(os.environ.get("SOURCE_DATE_EPOCH", time.time())))
+    derived.InstanceCreationDate = time.strftime("%Y%m%d", now)
+    derived.InstanceCreationTime = time.strftime("%H%M%S", now)
+    derived.SourceImageSequence = [source_image(source_class, source)]
+    earlier = str(header.get("DerivationDescription") or "")
+    derived.DerivationDescription = "; ".join(part for part in (earlier, description) if part)[-LONGEST_DERIVATION:]
+    codes = list(header.get("DerivationCodeSequence") or [])
+    derived.DerivationCodeSequence = [*codes, code("113087", "Smoothing")]
+    equipment = list(header.get("ContributingEquipmentSequence") or [])
+    derived.ContributingEquipmentSequence = [*equipment, processing_equipment(version)]
+    if header.file_meta.TransferSyntaxUID in LOSSY and "LossyImageCompression" not in header:
+        derived.LossyImageCompression = "01"
+    derived.PixelData = padded(little.tobytes())
+    derived["PixelData"].VR = "OB" if pixels.itemsize == 1 else "OW"
+    derived.file_meta = FileMetaDataset()
+    derived.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    derived.file_meta.MediaStorageSOPClassUID = header.SOPClassUID
+    derived.file_meta.MediaStorageSOPInstanceUID = derived.SOPInstanceUID
+    return derived
+
+
+def identifier(*parts: str | bytes) -> str:
+    """A UID that is the same for the same parts.
+
+    >>> identifier("1.2.3", b"pixels") == identifier("1.2.3", b"pixels") != identifier("1.2.3", b"others")
+    True
+    """
+    digest = hashlib.sha256()
+    for part in parts:
+        content = part.encode() if isinstance(part, str) else part
+        digest.update(len(content).to_bytes(8, "big") + content)
+    return f"2.25.{uuid.UUID(bytes=digest.digest()[:16], version=5).int}"
+
+
+def source_image(sop_class: str, sop_instance: str) -> Dataset:
+    item = Dataset()
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = sop_class, sop_instance
+    item.PurposeOfReferenceCodeSequence = [code("121322", "Source image for image processing operation")]
+    return item
+
+
+def processing_equipment(version: str) -> Dataset:
+    item = Dataset()
+    item.PurposeOfReferenceCodeSequence = [code("109102", "Processing Equipment")]
+    item.Manufacturer, item.SoftwareVersions = MANUFACTURER, version
+    return item
+
+
+def code(value: str, meaning: str) -> Dataset:
+    """An item of DICOM's own code scheme."""
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "DCM", meaning
+    return item
+
+
+def padded(content: bytes) -> bytes:
+    """The content in an even number of bytes, as every element has."""
+    return content + b"\0" * (len(content) % 2)

@@ -1,0 +1,319 @@
+"""DICOM series in and out: single greyscale frames, sorted along their normal, each with its own scaling."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+from pydicom import Dataset
+from pydicom.filereader import read_file_meta_info
+from pydicom.pixels import get_decoder
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, MediaStorageDirectoryStorage
+
+from .derived import derive
+from .nifti import nifti_of
+from .scan import Caps, CorruptScan, Scan, ScanError, UnsupportedScan, limits_of
+
+SPACING_TOLERANCE = 0.01  # of the mean distance between slices
+TILT_TOLERANCE = 1e-3  # sine of the angle between the way from slice to slice and their normal
+PREAMBLE = 128
+GREYSCALE = ("MONOCHROME1", "MONOCHROME2")
+FLAT = np.array([1.0, 0, 0, 0, 1, 0])  # orientation where none is given
+LPS_TO_RAS = np.diag([-1.0, -1, 1, 1])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DicomScan(Scan):
+    """The files of one series that have one orientation and one matrix; ``headers`` are theirs without the pixels."""
+
+    headers: tuple[Dataset, ...]
+
+    def write(self, path: Path, stored: np.ndarray, **provenance: Any) -> None:
+        """Write one derived file for each into a new folder, or the one that there is into a file."""
+        single = path.suffix == ".dcm"
+        if not single:
+            path.mkdir()
+        for number, header in enumerate(self.headers):
+            file = path if single else path / f"{number + 1:04d}.dcm"
+            pixels = np.ascontiguousarray(stored[0, ..., number].T)
+            with tolerant(self.name):
+                derive(header, pixels, **provenance).save_as(
+                    file, enforce_file_format=True, little_endian=True, implicit_vr=False
+                )
+
+    def write_values(self, path: Path, values: np.ndarray) -> None:
+        path.write_bytes(nifti_of(values, self.affine))
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file begins as a DICOM file does, or is named like one; a DICOMDIR, a list of others, is none."""
+    with path.open("rb") as file:
+        begins = file.read(PREAMBLE + 4)[PREAMBLE:] == b"DICM"
+    return (begins or path.suffix.lower() == ".dcm") and path.name != "DICOMDIR"
+
+
+def group_series(paths: Sequence[Path]) -> tuple[list[list[Path]], list[ScanError]]:
+    """The files of each stack of slices, by series, orientation and matrix, and why others belong to none."""
+    stacks: dict[tuple, list[Path]] = defaultdict(list)
+    errors = []
+    for path in paths:
+        try:
+            header = read_header(path)
+            with tolerant(path):
+                orientation = tuple(np.round(orientation_of(header), 3))
+                key = str(header["SeriesInstanceUID"].value), orientation, int(header.Rows), int(header.Columns)
+        except ScanError as error:
+            errors.append(error)
+        else:
+            stacks[key].append(path)
+    return [stacks[key] for key in sorted(stacks)], errors
+
+
+def read_dicom(paths: Sequence[Path], caps: Caps | None = None) -> DicomScan:
+    """Read the files of one stack of slices, sorted along their normal, compressed or not.
+
+    Voxels that are padding, or beyond the bits that the file says it uses, are not valid. Unequal spacing and a gantry
+    tilt are warned of: slices are treated one by one.
+
+    Raises:
+        CorruptScan: a file is damaged, or larger than the caps; two slices cannot be told apart.
+        UnsupportedScan: colours, several frames in a file, no pixels, big-endian, a missing decoder.
+
+    >>> path = Path(pydicom.__file__).parent / "data" / "test_files" / "CT_small.dcm"
+    >>> read_dicom([path]).stored.shape
+    (1, 128, 128, 1)
+    """
+    caps = caps or Caps()
+    name = paths[0].name if len(paths) == 1 else paths[0].parent.name
+    headers = {path: read_header(path) for path in paths}
+    total = sum(frame_size(path, header) for path, header in headers.items())
+    for path, header in headers.items():
+        pixels = int(header.Rows) * int(header.Columns)
+        caps.admit(path, decoded=frame_size(path, header), encoded=path.stat().st_size, pixels=pixels)
+    caps.admit(paths[0].parent, decoded=total, encoded=total, pixels=1)
+    with tolerant(paths[0].parent):
+        paths, step, cautions = sorted_along_normal(paths[0].parent, headers)
+        frames = [read_pixels(path, headers[path]) for path in paths]
+        ordered = [headers[path] for path in paths]
+        if len({frame.dtype for frame in frames}) > 1:
+            raise UnsupportedScan(paths[0].parent, "has slices of different bit depths")
+        scalings = np.array([scaling_of(path, headers[path]) for path in paths])
+        stored = np.stack(frames).transpose(2, 1, 0)[None]
+        limits = limits_in_use(ordered)
+        first, last = padding_of(ordered[0]) or (0, -1)
+        if any(padding_of(header) != padding_of(ordered[0]) for header in ordered):
+            raise UnsupportedScan(paths[0].parent, "has slices with different padding values")
+        valid = (stored >= limits[0]) & (stored <= limits[1]) & ((stored < first) | (stored > last))
+        affine = affine_of(ordered[0], step)
+    return DicomScan(
+        name=name,
+        stored=stored,
+        slope=scalings[:, 0],
+        intercept=scalings[:, 1],
+        limits=limits,
+        valid=None if valid.all() else valid,
+        padding=(first, last) if first <= last else None,
+        affine=affine,
+        warnings=cautions,
+        headers=tuple(ordered),
+    )
+
+
+@contextmanager
+def tolerant(path: object) -> Iterator[None]:
+    """Take values that break DICOM's rules for a value's form as they are, and quote nothing of what goes wrong."""
+    settings, logger = pydicom.config.settings, logging.getLogger("pydicom")
+    before = settings.reading_validation_mode, settings._writing_validation_mode, logger.level
+    settings.reading_validation_mode = settings.writing_validation_mode = pydicom.config.IGNORE
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except (ScanError, OSError, MemoryError):
+        raise
+    except Exception as error:  # a damaged file can make any part of a parser fail
+        raise CorruptScan(path, f"is damaged: its elements cannot be read ({type(error).__name__})") from error
+    finally:
+        settings.reading_validation_mode, settings._writing_validation_mode = before[:2]
+        logger.setLevel(before[2])
+
+
+def read_header(path: Path) -> Dataset:
+    """A file's elements before its pixels, if it is of a kind that is supported."""
+    with path.open("rb") as file:
+        start = file.read(PREAMBLE + 4)
+    if start[PREAMBLE:] != b"DICM":
+        raise CorruptScan(path, "is empty" if not start else "does not begin as a DICOM file does (no DICM prefix)")
+    with tolerant(path):
+        meta = read_file_meta_info(path)
+        syntax = meta.get("TransferSyntaxUID")
+        if syntax is None:
+            raise CorruptScan(path, "names no transfer syntax")
+        if syntax in (ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian):
+            raise UnsupportedScan(path, f"is stored as {syntax.name}, which is not supported")
+        if meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
+            raise UnsupportedScan(path, "is a DICOMDIR; give the folder of the images")
+        try:
+            header = pydicom.dcmread(path, stop_before_pixels=True)
+        except OSError as error:
+            raise CorruptScan(path, "is cut short or damaged: its elements do not fit into the file") from error
+        check_kind(path, header)
+    return header
+
+
+def check_kind(path: Path, header: Dataset) -> None:
+    """Refuse what is no single frame of grey pixels, or is not said to be."""
+    if "Rows" not in header or "Columns" not in header:
+        raise UnsupportedScan(path, "has no pixels (a plan, a report or structures, say)")
+    photometric = header.get("PhotometricInterpretation")
+    if photometric not in GREYSCALE or header.get("SamplesPerPixel", 1) != 1:
+        raise UnsupportedScan(path, f"is not greyscale; its pixels must be {' or '.join(GREYSCALE)}")
+    if int(header.get("NumberOfFrames") or 1) != 1 or "PerFrameFunctionalGroupsSequence" in header:
+        raise UnsupportedScan(path, "has several frames; only series of single frames are supported")
+    if "ModalityLUTSequence" in header:
+        raise UnsupportedScan(path, "has a modality look-up table; only a rescale slope and intercept are supported")
+    if header.get("BitsAllocated") not in (8, 16, 32):
+        raise UnsupportedScan(path, "has pixels that are not integers of 8, 16 or 32 bits")
+    if not 1 <= int(header.get("BitsStored") or 0) <= header.BitsAllocated:
+        raise CorruptScan(path, "says that it uses more bits than a pixel has, or none")
+    if header.get("PixelRepresentation") not in (0, 1):
+        raise CorruptScan(path, "does not say whether its pixels are signed")
+    if min(int(header.Rows), int(header.Columns)) < 1:
+        raise CorruptScan(path, "has no rows or no columns")
+    for keyword in ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID"):
+        if not header.get(keyword):
+            raise UnsupportedScan(path, f"has no {keyword}, which a derived image must refer to")
+
+
+def frame_size(path: Path, header: Dataset) -> int:
+    return int(header.Rows) * int(header.Columns) * int(header.BitsAllocated) // 8
+
+
+def read_pixels(path: Path, header: Dataset) -> np.ndarray:
+    """The stored pixels (rows, columns) of a file, decoded."""
+    dataset = pydicom.dcmread(path)
+    if "PixelData" not in dataset:
+        raise UnsupportedScan(path, "has no integer pixels")
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if syntax.is_compressed:
+        if not get_decoder(syntax).is_available:
+            raise UnsupportedScan(path, f"is stored as {syntax.name}; pip install 'monai-dnaprior[codecs]' to read it")
+    elif len(dataset.PixelData) < frame_size(path, header):
+        raise CorruptScan(path, f"is cut short: {len(dataset.PixelData)} of {frame_size(path, header)} bytes of pixels")
+    try:
+        pixels = dataset.pixel_array
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise CorruptScan(path, f"has pixels that no installed decoder can read ({syntax.name})") from error
+    if pixels.shape != (header.Rows, header.Columns):
+        raise CorruptScan(path, f"decodes to {pixels.shape} pixels; its header says {(header.Rows, header.Columns)}")
+    return pixels
+
+
+def scaling_of(path: Path, header: Dataset) -> tuple[float, float]:
+    slope, intercept = (
+        float(value) if (value := header.get(keyword)) not in (None, "") else default
+        for keyword, default in (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0))
+    )
+    if not (np.isfinite(slope) and np.isfinite(intercept) and slope != 0):
+        raise CorruptScan(path, f"has a rescale slope of {slope:g} and an intercept of {intercept:g}")
+    return slope, intercept
+
+
+def limits_in_use(headers: Sequence[Dataset]) -> tuple[float, float]:
+    """The lowest and the highest number in the bits that every file says it uses."""
+    bits = min(int(header.BitsStored) for header in headers)
+    if headers[0].PixelRepresentation == 1:
+        return -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    return 0, 2**bits - 1
+
+
+def padding_of(header: Dataset) -> tuple[int, int] | None:
+    """The first and the last number that mean padding."""
+    ends = [header.get(keyword) for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
+    if ends[0] in (None, ""):
+        return None
+    kind = limits_of(np.dtype(f"{'i' if header.PixelRepresentation else 'u'}{header.BitsAllocated // 8}"))
+    span = 2 ** int(header.BitsAllocated)
+    signed = [int(end) if kind[0] <= int(end) <= kind[1] else int(end) - span for end in ends if end not in (None, "")]
+    return min(signed), max(signed)
+
+
+def orientation_of(header: Dataset) -> np.ndarray:
+    """The directions of rows and columns (LPS), six numbers."""
+    return FLAT if (numbers := numbers_of(header, "ImageOrientationPatient", 6)) is None else numbers
+
+
+def normal_of(header: Dataset) -> np.ndarray:
+    rows, columns = np.split(orientation_of(header), 2)
+    return np.cross(rows, columns)
+
+
+def numbers_of(header: Dataset, keyword: str, count: int) -> np.ndarray | None:
+    """So many finite numbers; None if there are none at all."""
+    values = header.get(keyword)
+    if values is None or values == "":
+        return None
+    try:
+        numbers = np.array([float(value) for value in values])
+    except (TypeError, ValueError):
+        numbers = np.array([])
+    if len(numbers) != count or not np.isfinite(numbers).all():
+        raise CorruptScan(header.filename, f"has an {keyword} that is not {count} numbers")
+    return numbers
+
+
+def sorted_along_normal(
+    folder: Path, headers: dict[Path, Dataset]
+) -> tuple[list[Path], np.ndarray | None, tuple[str, ...]]:
+    """The files in order, the vector from each slice to the next (LPS, mm), and what is unusual about it.
+
+    Files without a position, and several at one position (echoes, time points), are told apart by their instance
+    number.
+    """
+    normal = normal_of(next(iter(headers.values())))
+    positions = {path: numbers_of(header, "ImagePositionPatient", 3) for path, header in headers.items()}
+    placed = all(position is not None for position in positions.values())
+    keys = {
+        path: (round(float(positions[path] @ normal), 3) if placed else 0.0, int(header.get("InstanceNumber") or 0))
+        for path, header in headers.items()
+    }
+    if len(set(keys.values())) < len(keys):
+        raise CorruptScan(folder, "has two slices of one position and instance number; give a folder for each series")
+    paths = sorted(headers, key=lambda path: keys[path])
+    if len(paths) == 1 or not placed:
+        return paths, None, ()
+    places = np.array([positions[path] for path in paths])
+    step = (places[-1] - places[0]) / (len(paths) - 1)
+    distances = np.diff(places @ normal)
+    cautions = []
+    if np.ptp(distances) > SPACING_TOLERANCE * np.abs(distances).mean():
+        cautions.append(f"slices are {distances.min():.3f} to {distances.max():.3f} mm apart")
+    length = float(np.linalg.norm(step))
+    if length > 0 and np.linalg.norm(np.cross(step, normal)) > TILT_TOLERANCE * length:
+        cautions.append("slices are not stacked along their normal (gantry tilt)")
+    return paths, step if length > 0 else None, tuple(cautions)
+
+
+def affine_of(header: Dataset, step: np.ndarray | None) -> np.ndarray | None:
+    """From voxel (column, row, slice) to millimetres, RAS; None without position or spacing."""
+    origin, spacing = numbers_of(header, "ImagePositionPatient", 3), numbers_of(header, "PixelSpacing", 2)
+    if origin is None or spacing is None:
+        return None
+    rows, columns = np.split(orientation_of(header), 2)
+    affine = np.eye(4)
+    affine[:3, 0] = rows * spacing[1]
+    affine[:3, 1] = columns * spacing[0]
+    affine[:3, 2] = normal_of(header) * float(header.get("SliceThickness") or 1) if step is None else step
+    affine[:3, 3] = origin
+    return LPS_TO_RAS @ affine

@@ -1,0 +1,294 @@
+"""Denoise the files of one scan into files of the same kind, so that it can be interrupted at any moment."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from . import __version__
+from .denoisers import create_denoiser
+from .disk import hash_of, write_whole
+from .partial import KeptPart, Partial
+from .result import Denoiser
+from .scan import Caps, Scan, UnsupportedScan, same_bits
+from .sources import OUTPUT_SUFFIXES, Source, find_sources, named, stem_of, suffix_of
+from .trained import Trained
+from .transforms import computing_device, device_name
+from .volumes import Part, denoised_parts, slice_count
+from .weights import SHIPPED
+
+NOTICE = "Not a medical device; keep the original."
+PACKAGES = ("torch", "monai", "numpy", "nibabel", "pydicom", "SimpleITK")
+SAME_AFFINE = 1e-3  # mm that a mask's voxels may lie elsewhere
+FALLBACK = "non-finite"
+LEFT_OUT = ("trace", "noise_variance")  # of a slice's record
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How scans are denoised.
+
+    Args:
+        method, options: see :func:`~monai_dnaprior.denoisers.create_denoiser`.
+        device: where to compute.
+        slice_dim, batch_size: see :func:`~monai_dnaprior.volumes.denoise_volume`.
+        mask: a scan of the same shape; where it is 0, voxels come out as they are.
+        residual, spread: also write what was removed, and the spread over restarts.
+        caps: what a file may ask for.
+        resume: go on where a run with the same input and settings stopped.
+    """
+
+    method: str = "dna-prior"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    device: str = "cpu"
+    slice_dim: int = -1
+    batch_size: int = 8
+    mask: Path | None = None
+    residual: bool = False
+    spread: bool = False
+    caps: Caps = field(default_factory=Caps)
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        denoiser = self.denoiser()  # refuses what is out of range
+        if self.spread and getattr(denoiser, "restarts", 1) < 2:
+            raise ValueError("spread=True needs a fit that is restarted; set the option restarts to at least 2.")
+        computing_device(device_name(self.device))
+
+    def denoiser(self) -> Denoiser:
+        return create_denoiser(self.method, **self.options)
+
+    def configuration(self) -> dict[str, Any]:
+        """All of what the voxels of the output depend on besides the input."""
+        denoiser = self.denoiser()
+        weights = Path(denoiser.weights or SHIPPED) if isinstance(denoiser, Trained) else None
+        return {
+            "version": __version__,
+            "method": self.method,
+            "options": dict(self.options),
+            "slice_dim": self.slice_dim,
+            "device": torch.device(self.device).type,
+            "mask": None if self.mask is None else hash_of(self.mask),
+            "weights": None if weights is None else hash_of(weights),
+        }
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where the files of one denoised scan go."""
+
+    image: Path
+    residual: Path
+    spread: Path
+    sidecar: Path
+
+    @classmethod
+    def at(cls, image: Path, values_suffix: str) -> Outputs:
+        """The names of the others follow from the image's."""
+        folder, stem = image.parent, stem_of(image.name)
+        residual, spread = (folder / (named(stem, what) + values_suffix) for what in ("residual", "spread"))
+        return cls(image, residual, spread, folder / f"{stem}.json")
+
+
+def denoise_source(source: Source, output: Path, settings: Settings, *, progress: bool = False) -> dict[str, Any]:
+    """Denoise one scan, and return what its sidecar says.
+
+    The output, the residual, the spread and the sidecar appear whole, the output last, after it has been read back and
+    compared. Until then ``OUTPUT.partial`` keeps what is finished.
+
+    Raises:
+        ScanError: why the scan is not treated, or where the output cannot go.
+        OSError: the output cannot be written.
+    """
+    check_output(source, output)
+    configuration = settings.configuration()
+    key = {"input": [hash_of(file) for file in source.files], "configuration": configuration}
+    if output.exists():
+        return finished_before(output, key, settings)
+    scan = masked(source.read(settings.caps), settings)
+    started = time.perf_counter()
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial = Partial(output, key, resume=settings.resume)
+    result = denoised(scan, partial, settings, progress)
+    outputs = Outputs.at(output, scan.values_suffix)
+    staged = Outputs.at(partial.files / output.name, scan.values_suffix)
+    provenance = {"description": described(configuration), "configuration": json.dumps(configuration, sort_keys=True)}
+    scan.write(staged.image, result.stored, version=__version__, **provenance)
+    if not same_bits(source.reread(staged.image, settings.caps).stored, result.stored):
+        raise OSError(f"{output} could not be written: it does not come back from the disk as it was")
+    places = [(staged.image, output)]
+    if settings.residual:
+        scan.write_values(staged.residual, scan.removed(result.stored))
+        places.append((staged.residual, outputs.residual))
+    if result.spread is not None and settings.spread:
+        scan.write_values(staged.spread, result.spread)
+        places.append((staged.spread, outputs.spread))
+    report = {**key, **summary(scan, result), "output": hash_of(staged.image)}
+    report["seconds"] = round(time.perf_counter() - started, 1)
+    write_whole(staged.sidecar, (json.dumps(report, indent=1) + "\n").encode())
+    partial.publish(reversed([*places, (staged.sidecar, outputs.sidecar)]))
+    return report
+
+
+def check_output(source: Source, output: Path) -> None:
+    """Refuse an output that is of another kind than its source, or the source itself, or a link."""
+    single_dicom = source.kind == "DICOM" and suffix_of(output.name) == ".dcm"
+    if source.kind == "DICOM":
+        if single_dicom and len(source.files) > 1:
+            raise UnsupportedScan(output, "cannot hold a series; give the name of a folder")
+    elif suffix_of(output.name) not in OUTPUT_SUFFIXES[source.kind]:
+        raise UnsupportedScan(output, f"must end in {' or '.join(OUTPUT_SUFFIXES[source.kind])}, as its input does")
+    if output.is_symlink():
+        raise UnsupportedScan(output, "is a symbolic link; give another name")
+    for file in source.files:
+        if output.exists() and output.samefile(file):
+            raise UnsupportedScan(output, "is the input; give another name")
+
+
+def finished_before(output: Path, key: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
+    """The report of an earlier run that made this output from the same input with the same settings."""
+    sidecar = Outputs.at(output, "").sidecar
+    try:
+        report = json.loads(sidecar.read_text()) if settings.resume else {}
+    except (OSError, ValueError):
+        report = {}
+    if any(report.get(name) != value for name, value in key.items()) or report.get("output") != hash_of(output):
+        raise UnsupportedScan(output, "exists already; give another name, or --resume if it is of the same run")
+    return report
+
+
+def masked(scan: Scan, settings: Settings) -> Scan:
+    if settings.mask is None:
+        return scan
+    sources, errors = find_sources(settings.mask)
+    if errors or len(sources) != 1:
+        raise errors[0] if errors else UnsupportedScan(settings.mask, "is not one scan")
+    mask = sources[0].read(settings.caps)
+    if (
+        scan.affine is not None
+        and mask.affine is not None
+        and not np.allclose(scan.affine, mask.affine, atol=SAME_AFFINE)
+    ):
+        raise UnsupportedScan(settings.mask, "does not lie where the scan lies; their affines differ")
+    try:
+        return scan.masked(mask.values()[0] > 0)
+    except ValueError as error:
+        raise UnsupportedScan(settings.mask, str(error)) from error
+
+
+@dataclass
+class Denoised:
+    """A scan's numbers as they are after denoising, the spread if there is one, and what happened to the slices."""
+
+    stored: np.ndarray
+    spread: np.ndarray | None = None
+    records: dict[int, dict[str, Any]] = field(default_factory=dict)
+    clipped: int = 0
+
+    def add(self, part: KeptPart) -> None:
+        self.stored[part.place] = part.arrays["stored"]
+        if "spread" in part.arrays:
+            self.spread = np.zeros(self.stored.shape, np.float32) if self.spread is None else self.spread
+            self.spread[part.place] = part.arrays["spread"]
+        self.records.update(zip(part.indices, part.records, strict=True))
+        self.clipped += part.clipped
+
+
+def denoised(scan: Scan, partial: Partial, settings: Settings, progress: bool) -> Denoised:
+    """The denoised scan, from what an earlier run has kept and what was missing."""
+    volume, result = torch.from_numpy(scan.values()), Denoised(scan.stored.copy())
+    total = slice_count(volume, settings.slice_dim, channel_wise=not scan.colours)
+    with tqdm(total=total, unit="slice", desc=scan.name, disable=not progress) as bar:
+        for part in parts(scan, volume, partial, settings):
+            result.add(part)
+            bar.update(len(part.indices))
+    return result
+
+
+def parts(scan: Scan, volume: torch.Tensor, partial: Partial, settings: Settings) -> Iterator[KeptPart]:
+    """The parts that an earlier run has kept, and the others as they are finished."""
+    done: set[int] = set()
+    for part in partial.kept():
+        done.update(part.indices)
+        yield part
+    fresh = denoised_parts(
+        volume.to(settings.device),
+        settings.denoiser(),
+        slice_dim=settings.slice_dim,
+        channel_wise=not scan.colours,
+        batch_size=settings.batch_size,
+        done=done,
+    )
+    for new in fresh:
+        part = finished(scan, new)
+        partial.keep(part)
+        yield part
+
+
+def finished(scan: Scan, part: Part) -> KeptPart:
+    """What is kept of a part: stored numbers, spread, and a record a slice in the scan's units."""
+    place = tuple(slice(*axis.indices(side)[:2]) for axis, side in zip(part.place, scan.stored.shape, strict=True))
+    stored, clipped = scan.without(part.removed.cpu().numpy(), place)
+    arrays = {"stored": stored}
+    if part.spread is not None:
+        arrays["spread"] = part.spread.float().cpu().numpy()
+    records = []
+    for record in part.records:
+        entries = {name: value for name, value in asdict(record).items() if name not in LEFT_OUT}
+        records.append({**entries, "sigma": record.sigma * part.span, "residual": record.residual * part.span})
+    return KeptPart(part.indices, place, arrays, records, clipped)
+
+
+def summary(scan: Scan, result: Denoised) -> dict[str, Any]:
+    """What the sidecar says besides input, configuration and output; nothing of it comes from a header."""
+    removed, values = scan.removed(result.stored), scan.values()
+    seen = np.isfinite(values)
+    records = [record for _, record in sorted(result.records.items())]
+    texts = dict.fromkeys([*scan.warnings, *(text for record in records for text in record["warnings"])])
+    return {
+        "notice": NOTICE,
+        "versions": {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
+        "warnings": list(texts),
+        "slices": records,
+        "residual": {
+            "mean": mean_of(removed[seen]),
+            "standard_deviation": float(removed[seen].std(dtype=np.float64)) if seen.any() else 0.0,
+            "correlation_with_image": correlation(removed[seen], values[seen] - removed[seen]),
+        },
+        "voxels": {
+            "all": int(seen.size),
+            "left_out": int(seen.size - np.count_nonzero(seen)),
+            "changed": int(np.count_nonzero(removed)),
+            "clipped": result.clipped,
+        },
+        "fallbacks": sum(record["stop_reason"] == FALLBACK for record in records),
+    }
+
+
+def mean_of(values: np.ndarray) -> float:
+    return float(values.mean(dtype=np.float64)) if len(values) else 0.0
+
+
+def correlation(one: np.ndarray, other: np.ndarray) -> float:
+    """Pearson's correlation; 0 where one is constant."""
+    one, other = (values.astype(np.float64) - mean_of(values) for values in (one, other))
+    scale = float(np.linalg.norm(one) * np.linalg.norm(other))
+    return float(one @ other) / scale if scale > 0 else 0.0
+
+
+def described(configuration: Mapping[str, Any]) -> str:
+    """A configuration in words, for the derived image."""
+    options = ", ".join(f"{name} {value}" for name, value in configuration["options"].items())
+    return f"denoised with {configuration['method']} of monai-dnaprior {configuration['version']}" + (
+        f" ({options})" if options else ""
+    )

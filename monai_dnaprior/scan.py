@@ -1,0 +1,193 @@
+"""A scan as a file holds it: stored numbers, what they mean, which of them may change, and how it is written back."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+Place = tuple[slice, ...]
+AnyScan = TypeVar("AnyScan", bound="Scan")
+
+
+class ScanError(ValueError):
+    """Why a scan is not denoised, in one line, with its file's name. It quotes nothing that the file holds."""
+
+    exit_code = 2
+
+    def __init__(self, path: object, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path, self.reason = str(path), reason
+
+
+class UnsupportedScan(ScanError):
+    """A sound file of a kind that is not treated."""
+
+
+class CorruptScan(ScanError):
+    """A file that is damaged, or that asks for more than the caps allow."""
+
+    exit_code = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Caps:
+    """What a file may ask for; it is refused before memory is taken for it.
+
+    Args:
+        size: bytes of the decoded voxels.
+        ratio: decoded bytes for each byte of the file, of scans that decode to more than 64 MiB.
+        pixels: rows times columns.
+
+    >>> Caps(size=1000).admit("scan.nii", decoded=2000, encoded=500, pixels=100)
+    Traceback (most recent call last):
+    monai_dnaprior.scan.CorruptScan: scan.nii: 2000 bytes of voxels are more than the cap of 1000; raise --max-bytes
+    """
+
+    size: int = 4 * 2**30
+    ratio: float = 200.0
+    pixels: int = 2**26
+
+    def __post_init__(self) -> None:
+        for name in ("size", "ratio", "pixels"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be positive.")
+
+    def admit(self, path: object, *, decoded: int, encoded: int, pixels: int) -> None:
+        """Refuse a file whose voxels would take so much."""
+        if decoded > self.size:
+            raise CorruptScan(
+                path, f"{decoded} bytes of voxels are more than the cap of {self.size}; raise --max-bytes"
+            )
+        if pixels > self.pixels:
+            raise CorruptScan(
+                path, f"a slice of {pixels} pixels is more than the cap of {self.pixels}; raise --max-pixels"
+            )
+        if decoded > 2**26 and decoded > self.ratio * encoded:
+            raise CorruptScan(
+                path, f"decodes to {decoded / encoded:.0f} times its size, cap {self.ratio:g}; raise --max-ratio"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Scan(ABC):
+    r"""Stored numbers s whose values are :math:`v = m s + b`, and the file that they came in.
+
+    Attributes:
+        name: of the file or folder, for messages.
+        stored: (C, W, H) or (C, W, H, D), of the file's type.
+        slope, intercept: m and b, numbers or arrays that broadcast to ``stored`` (one a slice, say).
+        limits: the lowest and highest number that the file can store.
+        valid: which voxels are values, like ``stored``; None for all. The others are padding, or outside a mask.
+        padding: the first and last stored number that mean padding.
+        colours: the channels are colours of one image; otherwise each is a volume of its own.
+        affine: from voxel to millimetre (RAS), 4x4, where the file says.
+        warnings: what is unusual about it, in words.
+    """
+
+    name: str
+    stored: np.ndarray
+    slope: Any = 1.0
+    intercept: Any = 0.0
+    limits: tuple[float, float]
+    valid: np.ndarray | None = None
+    padding: tuple[int, int] | None = None
+    colours: bool = False
+    affine: np.ndarray | None = None
+    warnings: tuple[str, ...] = ()
+
+    @abstractmethod
+    def write(self, path: Path, stored: np.ndarray, **provenance: Any) -> None:
+        """Write these stored numbers in place of the scan's own, everything else as it was."""
+
+    @abstractmethod
+    def write_values(self, path: Path, values: np.ndarray) -> None:
+        """Write float32 values of the scan's shape with its geometry."""
+
+    @property
+    def values_suffix(self) -> str:
+        """Of a file of values."""
+        return ".nii.gz"
+
+    def values(self) -> np.ndarray:
+        """v = m s + b, NaN where the voxels are not valid: float32, or float64 where float32 could not hold s."""
+        kind = np.result_type(self.stored.dtype.newbyteorder("="), np.float32)
+        if np.all(self.slope == 1) and np.all(self.intercept == 0):
+            values = self.stored.astype(kind)
+        else:
+            values = (self.stored.astype(np.float64) * self.slope + self.intercept).astype(kind)
+        if self.valid is not None:
+            values[~self.valid] = np.nan
+        return values
+
+    def masked(self: AnyScan, mask: np.ndarray) -> AnyScan:
+        """The same, whose voxels outside the mask (W, H[, D]) are to stay as they are."""
+        if mask.shape != self.stored.shape[1:]:
+            raise ValueError(f"mask has shape {mask.shape}, {self.name} {self.stored.shape[1:]}; they must agree.")
+        inside = np.broadcast_to(mask, self.stored.shape)
+        return replace(self, valid=inside if self.valid is None else self.valid & inside)
+
+    def without(self, removed: np.ndarray, place: Place) -> tuple[np.ndarray, int]:
+        r"""The stored numbers at a place from whose values something was removed, and how many were clipped.
+
+        .. math:: s' = \mathrm{clip}(\mathrm{round}(s - r / m))
+
+        A voxel from which nothing was removed keeps its bits, and no other becomes padding.
+        """
+        native = self.stored[place]
+        exact = native.astype(np.float64) - removed / part_of(self.slope, native.ndim, place)
+        low, high = self.limits
+        if native.dtype.kind == "f":
+            rounded, bounded = exact, exact.clip(low, high)
+        else:
+            rounded = np.rint(exact)
+            bounded = self._unlike_padding(rounded.clip(low, representable(high)), exact)
+        changed = removed != 0
+        clipped = int(np.count_nonzero(changed & ((rounded < low) | (rounded > high))))
+        new = np.where(changed, bounded.astype(native.dtype), native)
+        return new.astype(native.dtype, copy=False), clipped  # where() gives the machine's byte order
+
+    def _unlike_padding(self, rounded: np.ndarray, exact: np.ndarray) -> np.ndarray:
+        if self.padding is None:
+            return rounded
+        (first, last), (low, high) = self.padding, self.limits
+        below, above = first - 1, last + 1
+        nearest = np.where((exact - below <= above - exact) & (below >= low) | (above > high), below, above)
+        return np.where((rounded >= first) & (rounded <= last), nearest, rounded)
+
+    def removed(self, stored: np.ndarray) -> np.ndarray:
+        """What was removed from the values where the stored numbers are now these, float32; 0 where not finite."""
+        with np.errstate(invalid="ignore"):
+            change = (self.stored.astype(np.float64) - stored) * self.slope
+        return np.where(np.isfinite(change), change, 0).astype(np.float32)
+
+
+def part_of(values: Any, ndim: int, place: Place) -> Any:
+    """The part of an array that broadcasts to a volume which belongs to a place in it."""
+    if np.ndim(values) == 0:
+        return values
+    fitted = np.reshape(values, (1,) * (ndim - np.ndim(values)) + np.shape(values))
+    return fitted[tuple(part if side > 1 else slice(None) for part, side in zip(place, fitted.shape, strict=True))]
+
+
+def representable(high: float) -> float:
+    """The number, or where float64 would round it up (2^63 - 1) the next that is below.
+
+    >>> int(representable(2**63 - 1)) < 2**63
+    True
+    """
+    return float(high) if int(float(high)) <= high else float(np.nextafter(float(high), 0))
+
+
+def limits_of(dtype: np.dtype) -> tuple[float, float]:
+    """The lowest and highest number of a type."""
+    info: Any = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
+    return (float(info.min), float(info.max)) if dtype.kind == "f" else (int(info.min), int(info.max))
+
+
+def same_bits(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two arrays have one shape, type and content, NaN included."""
+    return one.shape == other.shape and one.dtype == other.dtype and np.array_equal(one.view("V"), other.view("V"))

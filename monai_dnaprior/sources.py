@@ -1,0 +1,134 @@
+"""Which scans a path holds, and which reader reads each."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import dicom, itk, nifti
+from .scan import Caps, Scan, ScanError, UnsupportedScan
+
+READERS: dict[str, Callable[[tuple[Path, ...], Caps], Scan]] = {
+    "NIfTI": lambda files, caps: nifti.read_nifti(files[0], caps),
+    "DICOM": lambda files, caps: dicom.read_dicom(files, caps),
+    "ITK": lambda files, caps: itk.read_itk(files[0], caps),
+}
+OUTPUT_SUFFIXES = {"NIfTI": nifti.SUFFIXES, "DICOM": (".dcm",), "ITK": itk.SUFFIXES}
+SUFFIXES = (*nifti.SUFFIXES, *itk.SUFFIXES, ".dcm")
+BIDS_NAME = re.compile(r"(sub-[A-Za-z0-9]+(?:_[a-z]+-[A-Za-z0-9]+)*?)(?:_desc-[A-Za-z0-9]+)?(_[A-Za-z0-9]+)")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One scan: the kind of its files, these, and its name without suffix, below the folder that was given."""
+
+    kind: str
+    files: tuple[Path, ...]
+    stem: str
+    suffix: str
+
+    def read(self, caps: Caps) -> Scan:
+        return READERS[self.kind](self.files, caps)
+
+    def reread(self, path: Path, caps: Caps) -> Scan:
+        """Read what was written in the place of this scan."""
+        files = tuple(sorted(path.iterdir())) if path.is_dir() else (path,)
+        return READERS[self.kind](files, caps)
+
+    @property
+    def label(self) -> str:
+        """For messages: the file, or the folder of several."""
+        return str(self.files[0] if len(self.files) == 1 else self.files[0].parent)
+
+
+def find_sources(path: Path) -> tuple[list[Source], list[ScanError]]:
+    """Every scan at or below a path, and why other files that should be scans are none.
+
+    A DICOM series gives one scan for each of its orientations and matrices. Of other files in a folder only those are
+    looked at whose names say that they are scans.
+
+    >>> folder = Path(nifti.__file__).parent
+    >>> find_sources(folder)
+    ([], [])
+    """
+    if not path.exists():
+        raise UnsupportedScan(path, "does not exist")
+    if not path.is_dir():
+        return sources_of(path)
+    sources: list[Source] = []
+    errors: list[ScanError] = []
+    for root, folders, names in os.walk(path):
+        folders.sort()
+        files = [Path(root) / name for name in sorted(names) if not name.startswith(".")]
+        found, refused = sources_of_folder([file for file in files if file.is_file()], path)
+        sources, errors = sources + found, errors + refused
+    stems = [source.stem for source in sources]
+    for source in [source for source in sources if stems.count(source.stem) > 1]:
+        sources.remove(source)
+        errors.append(UnsupportedScan(source.label, "has the name of another scan; rename one of them"))
+    return sources, errors
+
+
+def sources_of(path: Path) -> tuple[list[Source], list[ScanError]]:
+    """The scan that one file is."""
+    kind = kind_of(path)
+    if kind is None:
+        raise UnsupportedScan(path, f"is of no known kind; supported are DICOM and {', '.join(SUFFIXES[:-1])}")
+    if kind == "DICOM":
+        _, errors = dicom.group_series([path])
+        return ([], errors) if errors else ([Source(kind, (path,), stem_of(path.name), ".dcm")], [])
+    return [Source(kind, (path,), stem_of(path.name), suffix_of(path.name))], []
+
+
+def sources_of_folder(files: Sequence[Path], top: Path) -> tuple[list[Source], list[ScanError]]:
+    """The scans among the files of one folder, which lies at or below the top."""
+    kinds = {file: kind_of(file) for file in files}
+    sources = [
+        Source(kind, (file,), str(file.parent.relative_to(top) / stem_of(file.name)), suffix_of(file.name))
+        for file, kind in kinds.items()
+        if kind in ("NIfTI", "ITK")
+    ]
+    stacks, errors = dicom.group_series([file for file, kind in kinds.items() if kind == "DICOM"])
+    for number, stack in enumerate(stacks):
+        folder = str(stack[0].parent.relative_to(top))
+        name = folder if len(stacks) == 1 else str(Path(folder) / f"series-{number + 1:02d}")
+        sources.append(Source("DICOM", tuple(stack), name, ""))
+    return sources, errors
+
+
+def kind_of(path: Path) -> str | None:
+    """What reads a file, by its name, or by how it begins."""
+    name = path.name.lower()
+    if name.endswith(nifti.SUFFIXES) or name.endswith((".hdr", ".img")):
+        return "NIfTI"
+    if name.endswith(itk.SUFFIXES):
+        return "ITK"
+    return "DICOM" if dicom.is_dicom(path) else None
+
+
+def suffix_of(name: str) -> str:
+    """The suffix that says what a file is; none if there is no such."""
+    return next((suffix for suffix in sorted(SUFFIXES, key=len, reverse=True) if name.lower().endswith(suffix)), "")
+
+
+def stem_of(name: str) -> str:
+    """The name of a file without the suffix that says what it is.
+
+    >>> stem_of("1.2.840.nii.gz")
+    '1.2.840'
+    """
+    return name[: len(name) - len(suffix_of(name))]
+
+
+def named(stem: str, what: str) -> str:
+    """The name of what is made of a scan, as BIDS has it if that is how the scan is named.
+
+    >>> named("sub-01_T1w", "denoised"), named("sub-01_desc-denoised_T1w", "residual"), named("scan", "denoised")
+    ('sub-01_desc-denoised_T1w', 'sub-01_desc-residual_T1w', 'scan_denoised')
+    """
+    folder, name = os.path.split(stem)
+    match = BIDS_NAME.fullmatch(name)
+    return os.path.join(folder, f"{match[1]}_desc-{what}{match[2]}" if match else f"{name}_{what}")

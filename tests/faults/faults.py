@@ -1,0 +1,63 @@
+"""The command as a process of its own, and what it must never do."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+FULL = os.environ.get("FAULTS") == "full"  # as many tries as the promises say, not the few of a quick run
+GIGABYTE = 2**30
+
+
+def tries(quick: int, full: int) -> int:
+    return full if FULL else quick
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended: its exit code (negative: the signal), what it wrote, seconds, and bytes of memory."""
+
+    code: int
+    stdout: str
+    stderr: str
+    seconds: float
+    memory: int
+
+
+def start(*arguments: object, cwd: Path, **environment: str) -> subprocess.Popen:
+    """``monai-dnaprior`` with these arguments, its temporary files below ``cwd/tmp``."""
+    (cwd / "tmp").mkdir(exist_ok=True)
+    command = [sys.executable, "-m", "monai_dnaprior", *map(str, arguments)]
+    settings = {**os.environ, "TMPDIR": str(cwd / "tmp"), "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.Popen(
+        command, cwd=cwd, env=settings, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    )
+
+
+def run(*arguments: object, cwd: Path, **environment: str) -> Outcome:
+    """Run ``monai-dnaprior`` to its end; the memory is that of the largest of its processes."""
+    started = time.perf_counter()
+    process = start(*arguments, cwd=cwd, **environment)
+    stdout, stderr = process.stdout.read(), process.stderr.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    for pipe in (process.stdout, process.stderr):
+        pipe.close()
+    return Outcome(process.returncode, stdout, stderr, time.perf_counter() - started, 1024 * usage.ru_maxrss)
+
+
+def assert_refused(outcome: Outcome, path: Path, output: Path) -> None:
+    """One line that names the file and the reason, nothing written, in bounded time and memory."""
+    assert outcome.code in (2, 4), outcome
+    assert outcome.stderr.count("\n") == 1, outcome.stderr
+    assert path.name in outcome.stderr
+    assert "Traceback" not in outcome.stderr
+    assert outcome.stdout == ""
+    assert outcome.seconds < 10
+    assert outcome.memory < GIGABYTE
+    assert not list(output.parent.glob(f"{output.name}*")), "something was written"
+    assert not any((output.parent / "tmp").iterdir()), "a temporary file is left"
