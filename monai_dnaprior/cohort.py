@@ -73,18 +73,15 @@ def row_of(source: Source, output: Path, caps: Caps, progress: bool, settings: M
     """Rehearse and denoise one scan, and tell what became of it."""
     try:
         rehearse(source, caps)
-    except ScanError as error:
-        return Row(source.label, None, "refused", error.exit_code, str(error))
+    except (ScanError, OSError) as error:
+        return row_of_error(source, error)
     from .job import Settings, denoise_source  # takes seconds, for which a scan that is refused need not wait
 
     checked = Settings(caps=caps, **settings)  # what is wrong here is wrong for every scan
     try:
         report = denoise_source(source, output, checked, progress=progress)
-    except ScanError as error:
-        return Row(source.label, None, "refused", error.exit_code, str(error))
     except Exception as error:  # whatever it is, it must not end the other scans
-        logger.debug("%s could not be denoised", source.label, exc_info=True)
-        return Row(source.label, None, "failed", FAILED, f"{source.label}: {reason_of(error)}")
+        return row_of_error(source, error)
     count, warnings = len(report["slices"]), tuple(report["warnings"])
     if not report["fallbacks"]:
         return Row(source.label, str(output), "denoised", 0, "", count, warnings)
@@ -92,13 +89,13 @@ def row_of(source: Source, output: Path, caps: Caps, progress: bool, settings: M
     return Row(source.label, str(output), "denoised", SOME_BAD, reason, count, warnings)
 
 
-def reason_of(error: Exception) -> str:
-    """Why an output could not be made, in one line."""
-    if isinstance(error, MemoryError):
-        return "does not fit into memory"
-    if isinstance(error, OSError) and error.strerror:
-        return f"the output cannot be written: {error.strerror}"
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+def row_of_error(source: Source, error: Exception) -> Row:
+    """Why there is no result, in one line."""
+    if isinstance(error, ScanError):
+        return Row(source.label, None, "refused", error.exit_code, str(error))
+    logger.debug("%s could not be denoised", source.label, exc_info=error)
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return Row(source.label, None, "failed", FAILED, f"{source.label}: could not be denoised: {reason.splitlines()[0]}")
 
 
 def output_for(source: Source, path: Path, output: Path, *, alone: bool) -> Path:

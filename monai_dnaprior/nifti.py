@@ -68,7 +68,7 @@ def read_nifti(path: Path, caps: Caps | None = None) -> NiftiScan:
         try:
             return read_stream(path, file, caps or Caps())
         except (gzip.BadGzipFile, zlib.error) as error:
-            raise CorruptScan(path, f"its compression is damaged ({error})") from error
+            raise CorruptScan(path, "its compression is damaged") from error
         except EOFError as error:
             raise CorruptScan(path, "is cut short: its compressed data do not end") from error
 

@@ -9,6 +9,7 @@ import sys
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from .scan import Caps, CorruptScan, ScanError, UnsupportedScan, same_bits
 from .sources import Source
@@ -40,6 +41,7 @@ def rehearse(source: Source, caps: Caps, *, timeout: float | None = None) -> Non
 
     Raises:
         ScanError: why the scan cannot be treated.
+        OSError: it could not be tried, for want of a permission or of space for temporary files.
     """
     size = sum(file.stat().st_size for file in source.files)
     request = {
@@ -69,11 +71,13 @@ def rehearse(source: Source, caps: Caps, *, timeout: float | None = None) -> Non
         answer = json.loads(run.stdout.splitlines()[-1])
     except (IndexError, ValueError) as error:
         raise CorruptScan(source.label, f"crashed its reader (exit {run.returncode})") from error
+    if "errno" in answer:
+        raise OSError(answer["errno"], os.strerror(answer["errno"]))
     if "error" in answer:
         raise ERRORS[answer["error"]](answer["path"], answer["reason"])
 
 
-def answer_to(request: dict) -> dict[str, str]:
+def answer_to(request: dict) -> dict[str, Any]:
     """What the process says: nothing, or the error."""
     source = Source(request["kind"], tuple(map(Path, request["files"])), request["stem"], request["suffix"])
     total = sum(file.stat().st_size for file in source.files)
@@ -91,6 +95,8 @@ def answer_to(request: dict) -> dict[str, str]:
     except MemoryError:
         return {"error": "CorruptScan", "path": source.label, "reason": "takes more memory than its voxels can need"}
     except Exception as error:  # whatever a parser does with a damaged file
+        if isinstance(error, OSError) and error.errno is not None:  # the system's fault, not the file's
+            return {"errno": error.errno}
         reason = f"is damaged: it cannot be read ({type(error).__name__})"
         return {"error": "CorruptScan", "path": source.label, "reason": reason}
     return {}

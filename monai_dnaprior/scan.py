@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+LARGEST_INTEGER = 2**53  # up to which float64 holds every one
 Place = tuple[slice, ...]
 AnyScan = TypeVar("AnyScan", bound="Scan")
 
@@ -113,7 +114,10 @@ class Scan(ABC):
         return ".nii.gz"
 
     def values(self) -> np.ndarray:
-        """v = m s + b, NaN where the voxels are not valid: float32, or float64 where float32 could not hold s."""
+        """v = m s + b: float32, or float64 where float32 could not hold s.
+
+        NaN where the voxels are not valid, and where float64 could not hold s either.
+        """
         kind = np.result_type(self.stored.dtype.newbyteorder("="), np.float32)
         if np.all(self.slope == 1) and np.all(self.intercept == 0):
             values = self.stored.astype(kind)
@@ -121,6 +125,8 @@ class Scan(ABC):
             values = (self.stored.astype(np.float64) * self.slope + self.intercept).astype(kind)
         if self.valid is not None:
             values[~self.valid] = np.nan
+        if self.stored.dtype.kind in "iu" and self.stored.dtype.itemsize == 8:
+            values[(self.stored > LARGEST_INTEGER) | (self.stored < -LARGEST_INTEGER)] = np.nan
         return values
 
     def masked(self: AnyScan, mask: np.ndarray) -> AnyScan:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
 
 import nibabel
 import numpy as np
 import pydicom
 import pytest
+from made import axial, write_series
 from monai.transforms import LoadImage
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from monai_dnaprior import ScanReader
 from monai_dnaprior.reader import find_scans, output_name, output_root
@@ -20,39 +18,9 @@ from monai_dnaprior.reader import find_scans, output_name, output_root
 TILTED = (1.0, 0.0, 0.0, 0.0, 0.9, -0.4358898943540674)  # rows along x, columns leaning out of the axial plane
 
 
-def write_series(
-    folder: Path, pixels: np.ndarray, *, positions: np.ndarray, orientation: Any, slope: Any = 1.0
-) -> None:
-    """Slices (D, rows, columns) at positions (D, 3); instance numbers and names in an order that means nothing."""
-    folder.mkdir(parents=True, exist_ok=True)
-    series, order = generate_uid(), np.random.default_rng(0).permutation(len(pixels))
-    for index, name in enumerate(order):
-        meta = FileMetaDataset()
-        meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CTImageStorage, generate_uid()
-        meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        dataset = FileDataset(None, {}, file_meta=meta, preamble=bytes(128))
-        dataset.SOPClassUID, dataset.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
-        dataset.Modality, dataset.SeriesInstanceUID, dataset.StudyInstanceUID = "CT", series, series
-        dataset.InstanceNumber = str(name)
-        dataset.ImageOrientationPatient = list(orientation)
-        dataset.ImagePositionPatient = [round(float(value), 6) for value in positions[index]]
-        dataset.PixelSpacing, dataset.SliceThickness = [0.5, 0.75], 3
-        dataset.Rows, dataset.Columns = pixels.shape[1:]
-        dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
-        dataset.BitsAllocated = dataset.BitsStored = 16
-        dataset.HighBit, dataset.PixelRepresentation = 15, 1
-        dataset.RescaleSlope, dataset.RescaleIntercept = float(np.broadcast_to(slope, len(pixels))[index]), -10
-        dataset.PixelData = pixels[index].astype("<i2").tobytes()
-        dataset.save_as(folder / f"{name:03d}", enforce_file_format=True)
-
-
 @pytest.fixture
 def pixels() -> np.ndarray:
     return np.random.default_rng(1).integers(-1000, 1000, (4, 5, 6))
-
-
-def axial(depth: int) -> np.ndarray:
-    return np.array([[-20.0, 30.0, 7.0 + 3 * index] for index in range(depth)])
 
 
 def test_slices_are_sorted_by_position_and_scaled_one_by_one(tmp_path: Path, pixels: np.ndarray) -> None:

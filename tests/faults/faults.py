@@ -28,20 +28,23 @@ class Outcome:
     memory: int
 
 
-def start(*arguments: object, cwd: Path, **environment: str) -> subprocess.Popen:
+def start(*arguments: object, cwd: Path, largest_file: int | None = None) -> subprocess.Popen:
     """``monai-dnaprior`` with these arguments, its temporary files below ``cwd/tmp``."""
     (cwd / "tmp").mkdir(exist_ok=True)
     command = [sys.executable, "-m", "monai_dnaprior", *map(str, arguments)]
-    settings = {**os.environ, "TMPDIR": str(cwd / "tmp"), "OMP_NUM_THREADS": "1", **environment}
+    if largest_file is not None:
+        command = ["prlimit", f"--fsize={largest_file}", *command]
+    environment = {**os.environ, "TMPDIR": str(cwd / "tmp"), "OMP_NUM_THREADS": "1"}
+    pipe = subprocess.PIPE
     return subprocess.Popen(
-        command, cwd=cwd, env=settings, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+        command, cwd=cwd, env=environment, text=True, stdout=pipe, stderr=pipe, start_new_session=True
     )
 
 
-def run(*arguments: object, cwd: Path, **environment: str) -> Outcome:
+def run(*arguments: object, cwd: Path, largest_file: int | None = None) -> Outcome:
     """Run ``monai-dnaprior`` to its end; the memory is that of the largest of its processes."""
     started = time.perf_counter()
-    process = start(*arguments, cwd=cwd, **environment)
+    process = start(*arguments, cwd=cwd, largest_file=largest_file)
     stdout, stderr = process.stdout.read(), process.stderr.read()
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
