@@ -16,7 +16,13 @@ import pydicom
 from pydicom import Dataset
 from pydicom.filereader import read_file_meta_info
 from pydicom.pixels import get_decoder
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, MediaStorageDirectoryStorage
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    MediaStorageDirectoryStorage,
+    RTDoseStorage,
+    SegmentationStorage,
+)
 
 from .derived import derive
 from .nifti import nifti_of
@@ -26,6 +32,8 @@ SPACING_TOLERANCE = 0.01  # of the mean distance between slices
 TILT_TOLERANCE = 1e-3  # sine of the angle between the way from slice to slice and their normal
 PREAMBLE = 128
 GREYSCALE = ("MONOCHROME1", "MONOCHROME2")
+IMAGE = "Image Storage"  # in the name of every class of images
+NO_IMAGES = (RTDoseStorage, SegmentationStorage)  # though they have pixels
 FLAT = np.array([1.0, 0, 0, 0, 1, 0])  # orientation where none is given
 LPS_TO_RAS = np.diag([-1.0, -1, 1, 1])
 
@@ -92,32 +100,31 @@ def read_dicom(paths: Sequence[Path], caps: Caps | None = None) -> DicomScan:
     (1, 128, 128, 1)
     """
     caps = caps or Caps()
-    name = paths[0].name if len(paths) == 1 else paths[0].parent.name
+    place = paths[0] if len(paths) == 1 else paths[0].parent
     headers = {path: read_header(path) for path in paths}
     total = sum(frame_size(path, header) for path, header in headers.items())
     for path, header in headers.items():
         pixels = int(header.Rows) * int(header.Columns)
         caps.admit(path, decoded=frame_size(path, header), encoded=path.stat().st_size, pixels=pixels)
-    caps.admit(paths[0].parent, decoded=total, encoded=total, pixels=1)
-    with tolerant(paths[0].parent):
-        paths, step, cautions = sorted_along_normal(paths[0].parent, headers)
-        frames = [read_pixels(path, headers[path]) for path in paths]
+    caps.admit(place, decoded=total, encoded=total, pixels=1)
+    with tolerant(place):
+        paths, step, cautions = sorted_along_normal(place, headers)
+        frames, scalings = zip(*[read_slice(path, headers[path]) for path in paths], strict=True)
         ordered = [headers[path] for path in paths]
         if len({frame.dtype for frame in frames}) > 1:
-            raise UnsupportedScan(paths[0].parent, "has slices of different bit depths")
-        scalings = np.array([scaling_of(path, headers[path]) for path in paths])
+            raise UnsupportedScan(place, "has slices of different bit depths")
         stored = np.stack(frames).transpose(2, 1, 0)[None]
         limits = limits_in_use(ordered)
         first, last = padding_of(ordered[0]) or (0, -1)
         if any(padding_of(header) != padding_of(ordered[0]) for header in ordered):
-            raise UnsupportedScan(paths[0].parent, "has slices with different padding values")
+            raise UnsupportedScan(place, "has slices with different padding values")
         valid = (stored >= limits[0]) & (stored <= limits[1]) & ((stored < first) | (stored > last))
         affine = affine_of(ordered[0], step)
     return DicomScan(
-        name=name,
+        name=place.name,
         stored=stored,
-        slope=scalings[:, 0],
-        intercept=scalings[:, 1],
+        slope=np.array([slope for slope, _ in scalings]),
+        intercept=np.array([intercept for _, intercept in scalings]),
         limits=limits,
         valid=None if valid.all() else valid,
         padding=(first, last) if first <= last else None,
@@ -172,8 +179,13 @@ def read_header(path: Path) -> Dataset:
 
 def check_kind(path: Path, header: Dataset) -> None:
     """Refuse what is no single frame of grey pixels, or is not said to be."""
+    kind = header.get("SOPClassUID")
     if "Rows" not in header or "Columns" not in header:
+        if IMAGE in getattr(kind, "name", ""):
+            raise CorruptScan(path, "is cut short or damaged: it is an image without rows and columns")
         raise UnsupportedScan(path, "has no pixels (a plan, a report or structures, say)")
+    if kind in NO_IMAGES:
+        raise UnsupportedScan(path, "is a dose or a segmentation; only images are supported")
     photometric = header.get("PhotometricInterpretation")
     if photometric not in GREYSCALE or header.get("SamplesPerPixel", 1) != 1:
         raise UnsupportedScan(path, f"is not greyscale; its pixels must be {' or '.join(GREYSCALE)}")
@@ -181,7 +193,7 @@ def check_kind(path: Path, header: Dataset) -> None:
         raise UnsupportedScan(path, "has several frames; only series of single frames are supported")
     if "ModalityLUTSequence" in header:
         raise UnsupportedScan(path, "has a modality look-up table; only a rescale slope and intercept are supported")
-    if header.get("BitsAllocated") not in (8, 16, 32):
+    if header.get("BitsAllocated") not in (8, 16, 32) or "PixelRepresentation" not in header:
         raise UnsupportedScan(path, "has pixels that are not integers of 8, 16 or 32 bits")
     if not 1 <= int(header.get("BitsStored") or 0) <= header.BitsAllocated:
         raise CorruptScan(path, "says that it uses more bits than a pixel has, or none")
@@ -198,11 +210,17 @@ def frame_size(path: Path, header: Dataset) -> int:
     return int(header.Rows) * int(header.Columns) * int(header.BitsAllocated) // 8
 
 
+def read_slice(path: Path, header: Dataset) -> tuple[np.ndarray, tuple[float, float]]:
+    """The stored pixels of a file, its slope and its intercept; if it is damaged, it is named and not the series."""
+    with tolerant(path):
+        return read_pixels(path, header), scaling_of(path, header)
+
+
 def read_pixels(path: Path, header: Dataset) -> np.ndarray:
     """The stored pixels (rows, columns) of a file, decoded."""
     dataset = pydicom.dcmread(path)
     if "PixelData" not in dataset:
-        raise UnsupportedScan(path, "has no integer pixels")
+        raise CorruptScan(path, "is cut short: its pixels are not there")
     syntax = dataset.file_meta.TransferSyntaxUID
     if syntax.is_compressed:
         if not get_decoder(syntax).is_available:

@@ -24,7 +24,7 @@ from .scan import Caps, Scan, UnsupportedScan, same_bits
 from .sources import OUTPUT_SUFFIXES, Source, find_sources, named, stem_of, suffix_of
 from .trained import Trained
 from .transforms import computing_device, device_name
-from .volumes import Part, denoised_parts, slice_count
+from .volumes import Part, check_slicing, denoised_parts, slice_count
 from .weights import SHIPPED
 
 NOTICE = "Not a medical device; keep the original."
@@ -63,6 +63,7 @@ class Settings:
         denoiser = self.denoiser()  # refuses what is out of range
         if self.spread and getattr(denoiser, "restarts", 1) < 2:
             raise ValueError("spread=True needs a fit that is restarted; set the option restarts to at least 2.")
+        check_slicing(slice_dim=self.slice_dim, batch_size=self.batch_size)
         computing_device(device_name(self.device))
 
     def denoiser(self) -> Denoiser:

@@ -131,4 +131,5 @@ def named(stem: str, what: str) -> str:
     """
     folder, name = os.path.split(stem)
     match = BIDS_NAME.fullmatch(name)
-    return os.path.join(folder, f"{match[1]}_desc-{what}{match[2]}" if match else f"{name}_{what}")
+    plain = name.removesuffix("_denoised")
+    return os.path.join(folder, f"{match[1]}_desc-{what}{match[2]}" if match else f"{plain}_{what}")

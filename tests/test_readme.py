@@ -16,14 +16,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from made import write_series
 
 from monai_dnaprior import list_denoisers, priors
 from monai_dnaprior.__main__ import main
+from monai_dnaprior.cohort import CORRUPT, FAILED, NOTHING_VALID, SOME_BAD
 from monai_dnaprior.result import STOP_REASONS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-PAGES = [ROOT / "README.md", ROOT / "docs" / "method.md", ROOT / "docs" / "comparison.md", ROOT / "docs" / "iddp.md"]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+RELIABILITY = (ROOT / "docs" / "reliability.md").read_text()
 BUNDLE_README = (ROOT / "bundles" / "dnaprior_denoise" / "docs" / "README.md").read_text()
 
 
@@ -75,6 +78,33 @@ def test_comparison_command_runs_as_shown(nifti_path: Path, tmp_path: Path, monk
     assert "Error" not in (tmp_path / "comparison" / "table.md").read_text()
     names = ["table.md", "table.csv", "grid.png", "plot.png"]
     assert all((tmp_path / "comparison" / name).stat().st_size > 0 for name in names)
+
+
+def denoise_commands(text: str) -> list[str]:
+    return re.findall(r"^monai-dnaprior denoise [^#\n]*", "".join(blocks(text, "bash")), flags=re.M)
+
+
+@pytest.mark.parametrize("command", [*denoise_commands(README), *denoise_commands(RELIABILITY)])
+def test_denoise_commands_run_as_shown(
+    command: str, nifti_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_series(tmp_path / "ct_series", np.random.default_rng(0).integers(0, 900, (2, 20, 24)).astype("<i2"))
+    (tmp_path / "study").mkdir()
+    shutil.copy(nifti_path, tmp_path / "study")
+    nifti_path.rename(tmp_path / "scan.nii.gz")
+    words = shlex.split(command)
+    assert main([*words[1:], "--steps", "10", "--quiet"]) == 0
+    assert (tmp_path / words[3]).exists()
+
+
+def test_options_of_the_command_are_explained(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        main(["denoise", "--help"])
+    known = set(re.findall(r"--[\w-]+", capsys.readouterr().out))
+    assert {option for option in re.findall(r"`(--[\w-]+)", RELIABILITY)} <= known
+    codes = {SOME_BAD, CORRUPT, FAILED, NOTHING_VALID, 0}
+    assert {int(code) for code in re.findall(r"^\| (\d+) \|", RELIABILITY, flags=re.M)} == codes
 
 
 def test_number_of_denoisers_is_right() -> None:

@@ -1,0 +1,168 @@
+"""F8 to F11: too little memory, fits that fail, bad cases among good ones, sizes at the limits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from conftest import SHORT
+from faults import FULL, run, tries
+from torch import Tensor
+
+from monai_dnaprior import create_denoiser, priors
+from monai_dnaprior.__main__ import main
+from monai_dnaprior.cohort import Row, denoise_all
+from monai_dnaprior.result import Denoiser, Result
+from monai_dnaprior.scan import Caps
+from monai_dnaprior.volumes import denoise_volume
+
+FIT = {"method": "dna-prior", "options": {**SHORT, "seed": 3}}
+FAULTS = {"memory": "F8", "fails": "F9", "bad_cases": "F10", "size": "F11"}
+
+
+@pytest.fixture(autouse=True)
+def fault(request: pytest.FixtureRequest, record_property: Any) -> None:
+    name = request.node.name
+    record_property("fault", next(fault for word, fault in FAULTS.items() if word in name))
+
+
+def write_volume(path: Path, *shape: int, seed: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(seed).normal(500, 50, shape)
+    nibabel.save(nibabel.Nifti1Image(noise.astype(np.float32), np.eye(4)), path)
+    return path
+
+
+def values_of(path: Path) -> np.ndarray:
+    return np.asarray(nibabel.load(path).dataobj)
+
+
+class Small:
+    """A denoiser on a device that has memory for so many slices at once."""
+
+    def __init__(self, denoiser: Denoiser, room: int) -> None:
+        self.denoiser, self.room, self.batches = denoiser, room, []
+
+    def __call__(self, noisy: Tensor, *, slice_indices: Sequence[int] | None = None) -> Result:
+        self.batches.append(len(noisy))
+        if len(noisy) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self.denoiser(noisy, slice_indices=slice_indices)
+
+
+@pytest.mark.parametrize("room", [1, 2, 3, 7])
+def test_with_little_memory_a_batch_is_halved(room: int) -> None:
+    volume = torch.rand(1, 16, 16, 7, generator=torch.Generator().manual_seed(0))
+    denoiser = create_denoiser("dna-prior", **SHORT)
+    small = Small(denoiser, room)
+    expected, found = (denoise_volume(volume, one, batch_size=7) for one in (denoiser, small))
+    assert torch.equal(found.image, expected.image)
+    assert [record.seed for record in found.records] == [record.seed for record in expected.records]
+    for record in found.records:
+        assert any("out of memory with 7 slices at once: halved" in text for text in record.warnings) == (room < 7)
+
+
+def test_memory_that_does_not_suffice_for_one_slice_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("monai_dnaprior.job.create_denoiser", lambda *_, **__: Small(create_denoiser("identity"), 0))
+    source = write_volume(tmp_path / "in.nii", 8, 8, 2)
+    (row,) = denoise_all(source, tmp_path / "out.nii", caps=Caps(), **FIT)
+    assert (row.status, row.exit_code) == ("failed", 1)
+    assert "out of memory" in row.reason
+    assert not (tmp_path / "out.nii").exists()
+
+
+def test_a_fit_that_fails_gives_back_its_slice_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    source = write_volume(tmp_path / "in.nii", 16, 16, 4)
+    (sound,) = denoise_all(source, tmp_path / "sound.nii", caps=Caps(), **FIT)
+    assert sound.exit_code == 0
+    third, objective_of = noisy_slices(source)[2], priors.DNAPrior.objective
+
+    def objective(prior: Any, network: Any, noisy: Tensor, *others: Any) -> Any:
+        def broken(*arguments: Any) -> Any:
+            loss, estimate = objective_of(prior, network, noisy, *others)(*arguments)
+            return (loss * float("nan") if torch.equal(noisy, third) else loss), estimate
+
+        return broken
+
+    monkeypatch.setattr(priors.DNAPrior, "objective", objective)
+    options = [f"--option={name}={value}" for name, value in SHORT.items()]
+    assert main(["denoise", str(source), str(tmp_path / "out.nii"), *options, "--seed", "3", "--quiet"]) == 8
+    assert "1 of 4 slices could not be denoised and are the input's" in capsys.readouterr().err
+    before, after, expected = values_of(source), values_of(tmp_path / "out.nii"), values_of(tmp_path / "sound.nii")
+    assert np.array_equal(after[..., 2], before[..., 2])
+    assert np.array_equal(after[..., [0, 1, 3]], expected[..., [0, 1, 3]])
+    report = json.loads((tmp_path / "out.json").read_text())
+    assert [record["stop_reason"] == "non-finite" for record in report["slices"]] == [False, False, True, False]
+    assert report["fallbacks"] == 1
+
+
+def noisy_slices(source: Path) -> list[Tensor]:
+    """The slices as a denoiser gets them."""
+    seen: list[Tensor] = []
+
+    def watch(noisy: Tensor, *, slice_indices: Sequence[int] | None = None) -> Result:
+        seen.extend(noisy.split(1))
+        return create_denoiser("identity")(noisy, slice_indices=slice_indices)
+
+    denoise_volume(torch.from_numpy(values_of(source))[None], watch)
+    return seen
+
+
+def test_bad_cases_stop_no_others(tmp_path: Path, capsys: pytest.CaptureFixture, record_property: Any) -> None:
+    count = tries(5, 20)
+    for number in range(count):
+        write_volume(tmp_path / "in" / f"sub-{number:02d}" / f"sub-{number:02d}_T1w.nii.gz", 16, 16, 2, seed=number)
+    broken = sorted((tmp_path / "in").rglob("*.nii.gz"))[1:4]
+    broken[0].write_bytes(broken[0].read_bytes()[:-40])
+    broken[1].write_bytes(b"")
+    broken[2].write_bytes(b"no scan")
+    rows = list(denoise_all(tmp_path / "in", tmp_path / "out", caps=Caps(), **FIT))
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert [Row(**{**row, "warnings": tuple(row["warnings"])}) for row in manifest] == rows
+    assert len(rows) == count
+    assert [row.source for row in rows if row.exit_code == 4] == [str(path) for path in broken]
+    sound = [row for row in rows if row.status == "denoised"]
+    assert len(sound) == count - 3
+    for row in sound:
+        alone = tmp_path / "alone" / Path(row.output or "").name
+        (solo,) = denoise_all(Path(row.source), alone, caps=Caps(), **FIT)
+        assert alone.name.endswith("_desc-denoised_T1w.nii.gz")
+        assert Path(row.output or "").read_bytes() == alone.read_bytes()
+        assert solo.exit_code == 0
+    options = ["--method", "identity", "--quiet"]
+    assert main(["denoise", str(tmp_path / "in"), str(tmp_path / "again"), *options]) == 8
+    assert len(capsys.readouterr().err.splitlines()) == 3
+    record_property("tried", count)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 64), (64, 1, 3), (5, 7), (33, 47, 2)], ids=str)
+@pytest.mark.parametrize("method", ["dna-prior", "iddp"])
+def test_any_size_is_denoised(shape: tuple[int, ...], method: str, tmp_path: Path) -> None:
+    source = write_volume(tmp_path / "in.nii", *shape)
+    settings = FIT if method == "dna-prior" else {"method": method}
+    (row,) = denoise_all(source, tmp_path / "out.nii", caps=Caps(), **settings)
+    assert row.exit_code == 0
+    assert values_of(tmp_path / "out.nii").shape == shape
+    assert np.isfinite(values_of(tmp_path / "out.nii")).all()
+
+
+@pytest.mark.skipif(not FULL, reason="takes minutes; FAULTS=full runs it")
+@pytest.mark.parametrize("method", ["dna-prior", "iddp"])
+def test_a_slice_of_4096_by_4096_is_denoised_in_bounded_memory(
+    method: str, tmp_path: Path, record_property: Any
+) -> None:
+    source = write_volume(tmp_path / "in.nii", 4096, 4096)
+    steps = ("--steps", "5") if method == "dna-prior" else ()
+    outcome = run("denoise", source, tmp_path / "out.nii", "--method", method, *steps, "--quiet", cwd=tmp_path)
+    assert outcome.code == 0, outcome.stderr
+    assert np.isfinite(values_of(tmp_path / "out.nii")).all()
+    assert outcome.memory < 6 * 2**30
+    record_property("note", f"{method}: {outcome.memory / 2**30:.1f} GiB, {outcome.seconds:.0f} s")
