@@ -16,26 +16,18 @@ import pydicom
 from pydicom import Dataset
 from pydicom.filereader import read_file_meta_info
 from pydicom.pixels import get_decoder
-from pydicom.uid import (
-    DeflatedExplicitVRLittleEndian,
-    ExplicitVRBigEndian,
-    MediaStorageDirectoryStorage,
-    RTDoseStorage,
-    SegmentationStorage,
-)
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, MediaStorageDirectoryStorage, RTDoseStorage
 
 from .derived import derive
 from .nifti import nifti_of
-from .scan import Caps, CorruptScan, Scan, ScanError, UnsupportedScan, limits_of
+from .scan import Caps, CorruptScan, Scan, ScanError, UnsupportedScan, limits_of, ras_affine
 
 SPACING_TOLERANCE = 0.01  # of the mean distance between slices
 TILT_TOLERANCE = 1e-3  # sine of the angle between the way from slice to slice and their normal
 PREAMBLE = 128
 GREYSCALE = ("MONOCHROME1", "MONOCHROME2")
 IMAGE = "Image Storage"  # in the name of every class of images
-NO_IMAGES = (RTDoseStorage, SegmentationStorage)  # though they have pixels
 FLAT = np.array([1.0, 0, 0, 0, 1, 0])  # orientation where none is given
-LPS_TO_RAS = np.diag([-1.0, -1, 1, 1])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -184,13 +176,13 @@ def check_kind(path: Path, header: Dataset) -> None:
         if IMAGE in getattr(kind, "name", ""):
             raise CorruptScan(path, "is cut short or damaged: it is an image without rows and columns")
         raise UnsupportedScan(path, "has no pixels (a plan, a report or structures, say)")
-    if kind in NO_IMAGES:
-        raise UnsupportedScan(path, "is a dose or a segmentation; only images are supported")
     photometric = header.get("PhotometricInterpretation")
     if photometric not in GREYSCALE or header.get("SamplesPerPixel", 1) != 1:
         raise UnsupportedScan(path, f"is not greyscale; its pixels must be {' or '.join(GREYSCALE)}")
     if int(header.get("NumberOfFrames") or 1) != 1 or "PerFrameFunctionalGroupsSequence" in header:
         raise UnsupportedScan(path, "has several frames; only series of single frames are supported")
+    if kind == RTDoseStorage:
+        raise UnsupportedScan(path, "is a dose; only images are supported")
     if "ModalityLUTSequence" in header:
         raise UnsupportedScan(path, "has a modality look-up table; only a rescale slope and intercept are supported")
     if header.get("BitsAllocated") not in (8, 16, 32) or "PixelRepresentation" not in header:
@@ -329,9 +321,5 @@ def affine_of(header: Dataset, step: np.ndarray | None) -> np.ndarray | None:
     if origin is None or spacing is None:
         return None
     rows, columns = np.split(orientation_of(header), 2)
-    affine = np.eye(4)
-    affine[:3, 0] = rows * spacing[1]
-    affine[:3, 1] = columns * spacing[0]
-    affine[:3, 2] = normal_of(header) * float(header.get("SliceThickness") or 1) if step is None else step
-    affine[:3, 3] = origin
-    return LPS_TO_RAS @ affine
+    across = normal_of(header) * float(header.get("SliceThickness") or 1) if step is None else step
+    return ras_affine(np.stack([rows * spacing[1], columns * spacing[0], across], 1), origin)

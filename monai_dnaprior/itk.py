@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,14 +11,22 @@ from typing import Any
 import numpy as np
 import SimpleITK
 
-from .scan import Caps, CorruptScan, Scan, UnsupportedScan, limits_of
+from .scan import Caps, CorruptScan, Scan, UnsupportedScan, limits_of, ras_affine
 
 PICTURES = (".png", ".tif", ".tiff")
-SUFFIXES = (".nrrd", ".mha", *PICTURES)
-DETACHED = (b"\ndata file:", b"\ndatafile:", b"\nelementdatafile")
-LONGEST_HEADER = 2**16
+FORMATS = {".nrrd": "NrrdImageIO", ".mha": "MetaImageIO", ".png": "PNGImageIO"} | dict.fromkeys(
+    (".tif", ".tiff"), "TIFFImageIO"
+)
+SUFFIXES = tuple(FORMATS)
+HEADER_ENDS = {
+    ".nrrd": re.compile(rb"\n\r?\n"),
+    ".mha": re.compile(rb"\n[ \t]*ElementDataFile[ \t]*[=:][ \t]*(LOCAL|Local|local)[ \t]*\r?\n"),
+}
+ANOTHER_FILE = re.compile(rb"[\r\n]\s*data ?file\s*:|elementdatafile", re.IGNORECASE)
+COMPRESSED = re.compile(rb"[\r\n]\s*(encoding\s*:\s*gz|CompressedData\s*[=:]\s*[T1])", re.IGNORECASE)
+ZLIB_OR_GZIP = 32 + zlib.MAX_WBITS
+LONGEST_HEADER = 2**20
 COLOURS = (3, 4)  # channels of a picture; the fourth is how opaque it is
-LPS_TO_RAS = np.diag([-1.0, -1, 1, 1])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -69,13 +79,16 @@ def read_itk(path: Path, caps: Caps | None = None) -> ItkScan:
         start = file.read(LONGEST_HEADER)
     if not start:
         raise CorruptScan(path, "is empty")
-    check_attached(path, start)
+    header = header_of(path, start)
     SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
     reader = SimpleITK.ImageFileReader()
     reader.SetFileName(str(path))
+    reader.SetImageIO(FORMATS[path.suffix.lower()])  # otherwise the content decides, and may be of any format
     try:
         reader.ReadImageInformation()
-        check_information(path, reader, caps)
+        size = checked_size(path, reader, caps)
+        if COMPRESSED.search(header):
+            check_compression(path, len(header), size)
         image = reader.Execute()
     except RuntimeError as error:
         raise CorruptScan(path, "is damaged, or not of the kind that its name says: it cannot be read") from error
@@ -93,18 +106,39 @@ def read_itk(path: Path, caps: Caps | None = None) -> ItkScan:
     )
 
 
-def check_attached(path: Path, start: bytes) -> None:
-    """Refuse a header that names another file: which one is read must be the user's choice alone."""
-    if path.suffix.lower() not in (".nrrd", ".mha"):
-        return
-    text = start.split(b"\n\n")[0].replace(b" =", b"=").lower()
-    named = [line for line in text.splitlines() if (b"\n" + line).startswith(DETACHED)]
-    if any(line.split(b"=")[-1].split(b":")[-1].strip() != b"local" for line in named):
+def header_of(path: Path, start: bytes) -> bytes:
+    """What comes before the voxels of an NRRD or MetaImage file.
+
+    A header may name another file as that of the voxels, but which one is read must be the user's choice alone. So
+    that no way of writing a header passes for another, it must end within what is there of the file, and all of that
+    mentions no other file.
+    """
+    end = HEADER_ENDS.get(path.suffix.lower())
+    if end is None:
+        return b""
+    if ANOTHER_FILE.search(end.sub(b"", start, count=1)):
         raise UnsupportedScan(path, "keeps its voxels in another file; convert it to one file first")
+    found = end.search(start)
+    if found is None:
+        raise CorruptScan(path, "is damaged, or not of the kind that its name says: its header does not end")
+    return start[: found.end()]
 
 
-def check_information(path: Path, reader: SimpleITK.ImageFileReader, caps: Caps) -> None:
-    """Refuse, before the voxels are read, what is not supported or larger than the caps."""
+def check_compression(path: Path, start: int, size: int) -> None:
+    """Refuse compressed voxels that do not decode to so many bytes of the right checksum, which ITK would let pass."""
+    with path.open("rb") as file:
+        file.seek(start)
+        stream = zlib.decompressobj(ZLIB_OR_GZIP)
+        try:
+            decoded = len(stream.decompress(file.read(), size + 1))
+        except zlib.error as error:
+            raise CorruptScan(path, "its compression is damaged") from error
+    if decoded != size or not stream.eof:
+        raise CorruptScan(path, "its compressed voxels are not as many as its header says")
+
+
+def checked_size(path: Path, reader: SimpleITK.ImageFileReader, caps: Caps) -> int:
+    """The bytes of the voxels; before they are read, what is not supported or larger than the caps is refused."""
     size, components = reader.GetSize(), reader.GetNumberOfComponents()
     if not 2 <= len(size) <= 4 or (components > 1 and len(size) > 2):
         raise UnsupportedScan(
@@ -118,6 +152,7 @@ def check_information(path: Path, reader: SimpleITK.ImageFileReader, caps: Caps)
     decoded = kind.itemsize * components * int(np.prod(size, dtype=object))
     sides = sorted(size[:3])
     caps.admit(path, decoded=decoded, encoded=path.stat().st_size, pixels=sides[-1] * sides[-2])
+    return decoded
 
 
 def to_volumes(array: np.ndarray, colours: bool) -> np.ndarray:
@@ -131,7 +166,4 @@ def affine_of(image: SimpleITK.Image) -> np.ndarray | None:
     """From voxel to millimetre, RAS, of a volume."""
     if image.GetDimension() != 3:
         return None
-    affine = np.eye(4)
-    affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
-    affine[:3, 3] = image.GetOrigin()
-    return LPS_TO_RAS @ affine
+    return ras_affine(np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing(), np.array(image.GetOrigin()))

@@ -7,6 +7,7 @@ import platform
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from . import __version__
 from .denoisers import create_denoiser
 from .disk import hash_of, write_whole
 from .partial import KeptPart, Partial
+from .rehearsal import rehearse
 from .result import Denoiser
 from .scan import Caps, Scan, UnsupportedScan, same_bits
 from .sources import OUTPUT_SUFFIXES, Source, find_sources, named, stem_of, suffix_of
@@ -60,19 +62,19 @@ class Settings:
     resume: bool = False
 
     def __post_init__(self) -> None:
-        denoiser = self.denoiser()  # refuses what is out of range
-        if self.spread and getattr(denoiser, "restarts", 1) < 2:
+        if self.spread and getattr(self.denoiser, "restarts", 1) < 2:
             raise ValueError("spread=True needs a fit that is restarted; set the option restarts to at least 2.")
         check_slicing(slice_dim=self.slice_dim, batch_size=self.batch_size)
         computing_device(device_name(self.device))
 
+    @cached_property
     def denoiser(self) -> Denoiser:
+        """It refuses options that are out of range."""
         return create_denoiser(self.method, **self.options)
 
     def configuration(self) -> dict[str, Any]:
         """All of what the voxels of the output depend on besides the input."""
-        denoiser = self.denoiser()
-        weights = Path(denoiser.weights or SHIPPED) if isinstance(denoiser, Trained) else None
+        weights = Path(self.denoiser.weights or SHIPPED) if isinstance(self.denoiser, Trained) else None
         return {
             "version": __version__,
             "method": self.method,
@@ -143,12 +145,11 @@ def denoise_source(source: Source, output: Path, settings: Settings, *, progress
 
 def check_output(source: Source, output: Path) -> None:
     """Refuse an output that is of another kind than its source, or the source itself, or a link."""
-    single_dicom = source.kind == "DICOM" and suffix_of(output.name) == ".dcm"
-    if source.kind == "DICOM":
-        if single_dicom and len(source.files) > 1:
-            raise UnsupportedScan(output, "cannot hold a series; give the name of a folder")
-    elif suffix_of(output.name) not in OUTPUT_SUFFIXES[source.kind]:
-        raise UnsupportedScan(output, f"must end in {' or '.join(OUTPUT_SUFFIXES[source.kind])}, as its input does")
+    suffix, possible = suffix_of(output.name), OUTPUT_SUFFIXES[source.kind]
+    if source.kind == "DICOM" and (suffix not in ("", ".dcm") or (suffix and len(source.files) > 1)):
+        raise UnsupportedScan(output, "cannot hold a DICOM series; give the name of a folder")
+    if source.kind != "DICOM" and suffix not in possible:
+        raise UnsupportedScan(output, f"must end in {' or '.join(possible)}, as its input does")
     if output.is_symlink():
         raise UnsupportedScan(output, "is a symbolic link; give another name")
     for file in source.files:
@@ -174,12 +175,10 @@ def masked(scan: Scan, settings: Settings) -> Scan:
     sources, errors = find_sources(settings.mask)
     if errors or len(sources) != 1:
         raise errors[0] if errors else UnsupportedScan(settings.mask, "is not one scan")
+    rehearse(sources[0], settings.caps)
     mask = sources[0].read(settings.caps)
-    if (
-        scan.affine is not None
-        and mask.affine is not None
-        and not np.allclose(scan.affine, mask.affine, atol=SAME_AFFINE)
-    ):
+    known = scan.affine is not None and mask.affine is not None
+    if known and not np.allclose(scan.affine, mask.affine, atol=SAME_AFFINE):  # type: ignore[arg-type]
         raise UnsupportedScan(settings.mask, "does not lie where the scan lies; their affines differ")
     try:
         return scan.masked(mask.values()[0] > 0)
@@ -224,7 +223,7 @@ def parts(scan: Scan, volume: torch.Tensor, partial: Partial, settings: Settings
         yield part
     fresh = denoised_parts(
         volume.to(settings.device),
-        settings.denoiser(),
+        settings.denoiser,
         slice_dim=settings.slice_dim,
         channel_wise=not scan.colours,
         batch_size=settings.batch_size,

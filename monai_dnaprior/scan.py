@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+LPS_TO_RAS = np.diag([-1.0, -1, 1, 1])
 LARGEST_INTEGER = 2**53  # up to which float64 holds every one
 Place = tuple[slice, ...]
 AnyScan = TypeVar("AnyScan", bound="Scan")
@@ -197,3 +198,10 @@ def limits_of(dtype: np.dtype) -> tuple[float, float]:
 def same_bits(one: np.ndarray, other: np.ndarray) -> bool:
     """Whether two arrays have one shape, type and content, NaN included."""
     return one.shape == other.shape and one.dtype == other.dtype and np.array_equal(one.view("V"), other.view("V"))
+
+
+def ras_affine(columns: np.ndarray, origin: np.ndarray) -> np.ndarray:
+    """From voxel to millimetre (RAS), of steps along the axes (the columns) and an origin that are LPS."""
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = columns, origin
+    return LPS_TO_RAS @ affine

@@ -93,7 +93,7 @@ def denoised_parts(
     batch_size: int = 8,
     done: Container[int] = (),
 ) -> Iterator[Part]:
-    """What :func:`denoise_volume` takes from a volume, part by part, without those whose slices are all done."""
+    """What :func:`denoise_volume` takes from a volume, part by part, without the slices that are done."""
     check_volume(volume)
     check_slicing(slice_dim=slice_dim, batch_size=batch_size)
     volume = volume.detach()
@@ -102,11 +102,8 @@ def denoised_parts(
     for number in range(len(volume) if channel_wise else 1):
         channels = slice(number, number + 1) if channel_wise else slice(None)
         offset, span = intensity_range(volume[channels])
-        for start in range(0, depth, batch_size):
-            stop = min(start + batch_size, depth)
-            indices = range(number * depth + start, number * depth + stop)
-            if all(index in done for index in indices):
-                continue
+        for indices in batches(range(number * depth, (number + 1) * depth), batch_size, done):
+            start, stop = indices.start - number * depth, indices.stop - number * depth
             place = place_of(volume, channels, axis, slice(start, stop))
             batch = cut(volume[place], axis)
             visible = batch.isfinite()
@@ -119,6 +116,23 @@ def denoised_parts(
                 else joined(torch.where(visible, span * result.spread, 0), axis, volume.ndim)
             )
             yield Part(indices, place, joined(removed, axis, volume.ndim), spread, result.records, span)
+
+
+def batches(indices: range, batch_size: int, done: Container[int]) -> Iterator[range]:
+    """Neighbours among the slices that are not done, so many at most.
+
+    >>> list(batches(range(6), 2, done={1}))
+    [range(0, 1), range(2, 4), range(4, 6)]
+    """
+    start = indices.start
+    for index in indices:
+        if index in done:
+            if index > start:
+                yield range(start, index)
+            start = index + 1
+        elif index + 1 - start == batch_size or index == indices[-1]:
+            yield range(start, index + 1)
+            start = index + 1
 
 
 def within_memory(denoiser: Denoiser, noisy: Tensor, indices: range) -> Result:
