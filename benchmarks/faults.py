@@ -57,7 +57,8 @@ def measured(test: str) -> dict[str, dict[str, Any]]:
     """How often each fault of a file of tests was tried, and how often it held."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", test, f"--junitxml={report}"]
+        written = ["-ojunit_family=xunit1", f"--junitxml={report}"]
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *written, test]
         subprocess.run(command, cwd=ROOT, env={**os.environ, "FAULTS": "full"}, check=False)
         cases = ElementTree.parse(report).iter("testcase")
     cells: dict[str, dict[str, Any]] = {}

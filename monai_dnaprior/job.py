@@ -21,7 +21,7 @@ from .denoisers import create_denoiser
 from .disk import hash_of, write_whole
 from .partial import KeptPart, Partial
 from .rehearsal import rehearse
-from .result import Denoiser
+from .result import Denoiser, Record
 from .scan import Caps, Scan, UnsupportedScan, same_bits
 from .sources import OUTPUT_SUFFIXES, Source, find_sources, named, stem_of, suffix_of
 from .trained import Trained
@@ -33,7 +33,7 @@ NOTICE = "Not a medical device; keep the original."
 PACKAGES = ("torch", "monai", "numpy", "nibabel", "pydicom", "SimpleITK")
 SAME_AFFINE = 1e-3  # mm that a mask's voxels may lie elsewhere
 FALLBACK = "non-finite"
-LEFT_OUT = ("trace", "noise_variance")  # of a slice's record
+DIGITS = 5  # of the numbers in a trace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,11 +242,20 @@ def finished(scan: Scan, part: Part) -> KeptPart:
     arrays = {"stored": stored}
     if part.spread is not None:
         arrays["spread"] = part.spread.float().cpu().numpy()
-    records = []
-    for record in part.records:
-        entries = {name: value for name, value in asdict(record).items() if name not in LEFT_OUT}
-        records.append({**entries, "sigma": record.sigma * part.span, "residual": record.residual * part.span})
+    records = [in_units(record, part.span) for record in part.records]
     return KeptPart(part.indices, place, arrays, records, clipped)
+
+
+def in_units(record: Record, span: float) -> dict[str, Any]:
+    """A slice's record, its noise level and residuals in the units of the scan."""
+    entries = asdict(record)
+    del entries["noise_variance"]  # it belongs to a grey scale of its own
+    trace = [[step, rounded(loss), rounded(residual * span)] for step, loss, residual in record.trace]
+    return {**entries, "sigma": record.sigma * span, "residual": record.residual * span, "trace": trace}
+
+
+def rounded(value: float) -> float:
+    return float(f"{value:.{DIGITS}g}")
 
 
 def summary(scan: Scan, result: Denoised) -> dict[str, Any]:
