@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from tqdm.auto import tqdm
+
 from . import __version__
 from .cohort import denoise_all, exit_code_of
 from .scan import Caps, ScanError
@@ -45,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
 
 
-def add_denoise(parser: argparse.ArgumentParser) -> None:
+def add_scan_options(parser: argparse.ArgumentParser) -> None:
     formats = "NIfTI, DICOM, NRRD, MetaImage, PNG or TIFF file, or a folder of them"
     parser.add_argument("input", type=Path, metavar="INPUT", help=formats)
     parser.add_argument("output", type=Path, metavar="OUTPUT", help="file or folder of the same kind")
@@ -60,14 +62,36 @@ def add_denoise(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mask", type=Path, help="scan of the same shape; where it is 0 nothing is changed")
     parser.add_argument("--residual", action="store_true", help="also write what was removed")
     parser.add_argument("--spread", action="store_true", help="also write the spread over restarts")
-    parser.add_argument("--resume", action="store_true", help="go on where an interrupted run stopped")
     parser.add_argument("--max-bytes", type=int, default=Caps.size, help=f"cap of decoded voxels ({Caps.size})")
     parser.add_argument("--max-ratio", type=float, default=Caps.ratio, help=f"cap of decoded to read ({Caps.ratio:g})")
     parser.add_argument("--max-pixels", type=int, default=Caps.pixels, help=f"cap of a slice's pixels ({Caps.pixels})")
     parser.add_argument("--quiet", action="store_true", help="no progress bar, no line about what went well")
 
 
+def add_denoise(parser: argparse.ArgumentParser) -> None:
+    add_scan_options(parser)
+    parser.add_argument("--resume", action="store_true", help="go on where an interrupted run stopped")
+
+
+def add_cohort(parser: argparse.ArgumentParser) -> None:
+    add_scan_options(parser)
+    parser.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster that runs (one is started here)")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes of the one that is started here")
+    parser.add_argument("--dashboard", default=":8787", help="where its dashboard is served (:8787)")
+
+
+def run_cohort(options: argparse.Namespace) -> int:
+    from .cluster import cluster_runner
+
+    cluster = {"scheduler": options.scheduler, "workers": options.workers, "dashboard": options.dashboard}
+    return run_scans(options, progress=False, runner=cluster_runner(**cluster, progress=not options.quiet))
+
+
 def run_denoise(options: argparse.Namespace) -> int:
+    return run_scans(options, progress=not options.quiet, resume=options.resume)
+
+
+def run_scans(options: argparse.Namespace, **others: Any) -> int:
     given = {"preset": options.preset, "steps": options.steps, "seed": options.seed}
     method = {name: value for name, value in given.items() if value is not None}
     rows = []
@@ -75,7 +99,6 @@ def run_denoise(options: argparse.Namespace) -> int:
         options.input,
         options.output,
         caps=Caps(size=options.max_bytes, ratio=options.max_ratio, pixels=options.max_pixels),
-        progress=not options.quiet,
         method=options.method,
         options={**method, **dict(map(parsed_option, options.option))},
         device=options.device,
@@ -84,14 +107,14 @@ def run_denoise(options: argparse.Namespace) -> int:
         mask=options.mask,
         residual=options.residual,
         spread=options.spread,
-        resume=options.resume,
+        **others,
     ):
         rows.append(row)
         if row.exit_code:
-            print(f"monai-dnaprior: {row.reason}", file=sys.stderr)
+            tqdm.write(f"monai-dnaprior: {row.reason}", file=sys.stderr)
         elif not options.quiet:
-            print(f"{row.output}: {row.slices} slices denoised")
-            print("".join(f"  warning: {text}\n" for text in row.warnings), end="")
+            warnings = "".join(f"\n  warning: {text}" for text in row.warnings)
+            tqdm.write(f"{row.output}: {row.slices} slices denoised{warnings}")
     return exit_code_of(rows)
 
 
@@ -160,6 +183,7 @@ def run_methods(options: argparse.Namespace) -> int:
 
 COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]] = {
     "denoise": ("Denoise scans into files of the same kind", add_denoise, run_denoise),
+    "cohort": ("Denoise many scans on a Dask cluster", add_cohort, run_cohort),
     "compare": ("Run several methods on the same noisy images", add_compare, run_compare),
     "methods": ("List the denoisers", lambda parser: None, run_methods),
 }

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +43,23 @@ class Row:
     warnings: tuple[str, ...] = ()
 
 
-def denoise_all(path: Path, output: Path, *, caps: Caps, progress: bool = False, **settings: Any) -> Iterator[Row]:
+@dataclass(frozen=True)
+class Task:
+    """One scan to denoise; the settings are those of :class:`~monai_dnaprior.job.Settings`."""
+
+    source: Source
+    output: Path
+    caps: Caps
+    settings: Mapping[str, Any]
+    progress: bool = False
+
+
+Runner = Callable[[Sequence[Task]], Iterator[Row]]
+
+
+def denoise_all(
+    path: Path, output: Path, *, caps: Caps, progress: bool = False, runner: Runner | None = None, **settings: Any
+) -> Iterator[Row]:
     """Denoise the scan that a path is, or every scan below it, and tell of each when it is finished.
 
     One scan becomes the output; several become files below it, named like theirs, with a ``manifest.json``.
@@ -49,7 +68,8 @@ def denoise_all(path: Path, output: Path, *, caps: Caps, progress: bool = False,
         path: a file, or a folder.
         output: a file, or a folder, of the same kind.
         caps: what a file may ask for.
-        progress: show progress bars.
+        progress: show a progress bar over the slices of each scan.
+        runner: what takes care of the scans; None treats one after another.
         settings: see :class:`~monai_dnaprior.job.Settings`.
     """
     if path.is_dir() and output.absolute().is_relative_to(path.absolute()):
@@ -58,35 +78,62 @@ def denoise_all(path: Path, output: Path, *, caps: Caps, progress: bool = False,
     if not sources and not errors:
         raise UnsupportedScan(path, "holds no scan")
     alone = len(sources) == 1 and (path.is_file() or sources[0].stem == ".")
-    rows = [Row(error.path, None, "refused", error.exit_code, str(error)) for error in errors]
-    yield from rows
-    for source in sources:
-        row = row_of(source, output_for(source, path, output, alone=alone), caps, progress, settings)
-        rows.append(row)
-        if not alone:
-            output.mkdir(parents=True, exist_ok=True)
-            write_whole(output / MANIFEST, (json.dumps([asdict(row) for row in rows], indent=1) + "\n").encode())
-        yield row
-
-
-def row_of(source: Source, output: Path, caps: Caps, progress: bool, settings: Mapping[str, Any]) -> Row:
-    """Rehearse and denoise one scan, and tell what became of it."""
+    manifest = None if alone else Manifest(output / MANIFEST)
+    tasks = [
+        Task(source, output_for(source, path, output, alone=alone), caps, settings, progress) for source in sources
+    ]
+    refused = (Row(error.path, None, "refused", error.exit_code, str(error)) for error in errors)
     try:
-        rehearse(source, caps)
+        for row in itertools.chain(refused, (runner or one_after_another)(tasks)):
+            if manifest is not None:
+                manifest.add(row)
+            yield row
+    finally:
+        if manifest is not None:
+            manifest.write()
+
+
+def one_after_another(tasks: Sequence[Task]) -> Iterator[Row]:
+    return map(row_of, tasks)
+
+
+class Manifest:
+    """A row for each scan in a JSON file that is whole at any moment, and at most a second old."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.rows, self.written = path, list[Row](), -math.inf
+
+    def add(self, row: Row) -> None:
+        self.rows.append(row)
+        if time.monotonic() - self.written > 1:
+            self.write()
+
+    def write(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        rows = [asdict(row) for row in sorted(self.rows, key=lambda row: row.source)]
+        write_whole(self.path, (json.dumps(rows, indent=1) + "\n").encode())
+        self.written = time.monotonic()
+
+
+def row_of(task: Task) -> Row:
+    """Rehearse and denoise one scan, and tell what became of it."""
+    source = task.source
+    try:
+        rehearse(source, task.caps)
     except (ScanError, OSError) as error:
         return row_of_error(source, error)
     from .job import Settings, denoise_source  # takes seconds, for which a scan that is refused need not wait
 
-    checked = Settings(caps=caps, **settings)  # what is wrong here is wrong for every scan
+    settings = Settings(caps=task.caps, **task.settings)  # what is wrong here is wrong for every scan
     try:
-        report = denoise_source(source, output, checked, progress=progress)
+        report = denoise_source(source, task.output, settings, progress=task.progress)
     except Exception as error:  # whatever it is, it must not end the other scans
         return row_of_error(source, error)
     count, warnings = len(report["slices"]), tuple(report["warnings"])
     if not report["fallbacks"]:
-        return Row(source.label, str(output), "denoised", 0, "", count, warnings)
+        return Row(source.label, str(task.output), "denoised", 0, "", count, warnings)
     reason = f"{source.label}: {report['fallbacks']} of {count} slices could not be denoised and are the input's"
-    return Row(source.label, str(output), "denoised", SOME_BAD, reason, count, warnings)
+    return Row(source.label, str(task.output), "denoised", SOME_BAD, reason, count, warnings)
 
 
 def row_of_error(source: Source, error: Exception) -> Row:

@@ -62,14 +62,15 @@ class Settings:
     resume: bool = False
 
     def __post_init__(self) -> None:
-        if self.spread and getattr(self.denoiser, "restarts", 1) < 2:
+        denoiser = self.denoiser  # refuses options that are out of range
+        if self.spread and getattr(denoiser, "restarts", 1) < 2:
             raise ValueError("spread=True needs a fit that is restarted; set the option restarts to at least 2.")
         check_slicing(slice_dim=self.slice_dim, batch_size=self.batch_size)
         computing_device(device_name(self.device))
 
     @cached_property
     def denoiser(self) -> Denoiser:
-        """It refuses options that are out of range."""
+        """The method with its options."""
         return create_denoiser(self.method, **self.options)
 
     def configuration(self) -> dict[str, Any]:

@@ -249,12 +249,16 @@ def coordinate_grid(height: int, width: int) -> Tensor:
 
 
 @contextmanager
-def seeded_weights(network: nn.Module, seed: int) -> Iterator[None]:
-    """Build the layers of a network inside this, and its weights come from the seed, not the global random state."""
+def seeded_weights(network: nn.Module, seed: int | None) -> Iterator[None]:
+    """Build the layers of a network inside this, and its weights come from the seed, not the global random state.
+
+    Without a seed it has none, and takes no memory for them.
+    """
     with torch.device("meta"):  # no weights yet, so nothing is drawn
         yield
-    network.to_empty(device="cpu")
-    initialise(network, torch.Generator().manual_seed(seed))
+    if seed is not None:
+        network.to_empty(device="cpu")
+        initialise(network, torch.Generator().manual_seed(seed))
 
 
 def initialise(network: nn.Module, generator: torch.Generator) -> None:

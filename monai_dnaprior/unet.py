@@ -27,6 +27,7 @@ class DenoisingUNet(nn.Module):
         features: channels of every scale; each but the last halves its input with a 3×3 convolution of stride 2.
         residual_units: convolutions more at every scale, with a short cut past them.
         seed: the initial weights depend on this number alone; the global random state is neither read nor changed.
+            None for no weights, until some are assigned.
 
     Shapes: (B, C, H, W) to (B, heads · C, H, W), float32. Sides that the halvings do not fit are extended by their last
     row and column.
@@ -46,11 +47,11 @@ class DenoisingUNet(nn.Module):
         heads: int = 1,
         features: Sequence[int] = (32, 64, 128, 128),
         residual_units: int = 0,
-        seed: int = 0,
+        seed: int | None = 0,
     ) -> None:
         super().__init__()
         check_whole(1, channels=channels, heads=heads, **{f"features[{i}]": size for i, size in enumerate(features)})
-        check_whole(0, residual_units=residual_units, seed=seed)
+        check_whole(0, residual_units=residual_units, seed=0 if seed is None else seed)
         if len(features) < 2:
             raise ValueError(f"features={tuple(features)} must name the channels of at least two scales.")
         self.configuration: dict[str, Any] = {

@@ -11,6 +11,7 @@ from typing import Any
 from monai.config import PathLike
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import Tensor
 
 from .disk import hash_of, write_whole
 from .objectives import OBJECTIVES, Objective, create_objective
@@ -79,21 +80,28 @@ def cached(path: Path, sha256: str) -> TrainedNetwork:
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get("monai_dnaprior", "{}")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 it is no dictionary
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 it is no dictionary
     except (SafetensorError, OSError, UnicodeDecodeError) as error:
         raise ValueError(f"weights={str(path)!r} is no safetensors file, or is cut off: {error}.") from error
     try:
         description = json.loads(text)
         if description["format"] != FORMAT:
-            raise ValueError(f"its format is {description['format']}")
-        network = DenoisingUNet(**description["network"])
-        network.load_state_dict(tensors)
-        options = dict(description["objective"])
+            raise ValueError("it is of another format")
+        network, options = loaded(description["network"], tensors), dict(description["objective"])
         objective = create_objective(options.pop("name"), **options)
+        return TrainedNetwork(network.eval().requires_grad_(False), objective, description["training"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"weights={str(path)!r} holds no network of this package: {reason}.") from error
-    return TrainedNetwork(network.eval().requires_grad_(False), objective, description["training"])
+
+
+def loaded(configuration: dict[str, Any], tensors: dict[str, Tensor]) -> DenoisingUNet:
+    """A network of these weights; whatever its configuration says, it takes no more time and memory than they do."""
+    if len(configuration["features"]) * (1 + configuration["residual_units"]) > len(tensors):
+        raise ValueError("it says that it has more layers than it has")
+    network = DenoisingUNet(**{**configuration, "seed": None})
+    network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
+    return network
 
 
 def objective_name(objective: Objective) -> str:

@@ -1,0 +1,259 @@
+"""What can be said of a denoised scan from what was removed: measures of it, and findings in plain words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from .noise import CORRELATED, local_mean, noise_correlation
+from .views import Shown
+
+LAGS = 8
+CLASSES = 5  # of intensity
+BINS = 80
+FOLLOWS = 0.1  # correlation with the image: 1 % of the variance of what was removed follows it; ideal is a few hundredths
+ALIKE = 0.1  # correlation of neighbours in what was removed; white noise has about 0
+SHIFT = 0.2  # of the standard deviation of what was removed, by which the mean of an intensity class may move
+CERTAIN = 4  # standard errors
+LEFT_ALONE = {"clean": "they hold hardly any noise", "constant": "there is nothing in them to fit"}
+FALLBACK = "non-finite"
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What was removed from the slices that are shown, at the pixels around which something was.
+
+    Attributes:
+        mean, deviation: of it.
+        autocorrelation: (LAGS + 1, 2), along columns and rows, for distances from 0.
+        spectrum: frequency in cycles a pixel, and power; white noise of the same deviation has power 1.
+        histogram: the middles of the bins, and the share of pixels in them before and after.
+        bias: for each class of intensity its mean after denoising, the mean of what was removed, and its standard error.
+        noise: correlation of the noise in neighbouring pixels of the noisy slices, their median.
+    """
+
+    mean: float
+    deviation: float
+    autocorrelation: np.ndarray
+    spectrum: np.ndarray
+    histogram: np.ndarray
+    bias: np.ndarray
+    noise: float
+
+    @classmethod
+    def of(cls, slices: Sequence[Shown], window: tuple[float, float]) -> Measures:
+        seen = [touched(one) for one in slices]
+        removed = np.concatenate([one.removed[where] for one, where in zip(slices, seen, strict=True)])
+        before, after = (
+            np.concatenate([getattr(one, name)[where] for one, where in zip(slices, seen, strict=True)])
+            for name in ("before", "after")
+        )
+        mean, deviation = (float(removed.mean()), float(removed.std())) if len(removed) else (0.0, 0.0)
+        centred = [np.where(where, one.removed - mean, 0) for one, where in zip(slices, seen, strict=True)]
+        return cls(
+            mean,
+            deviation,
+            autocorrelation(centred, seen),
+            spectrum(centred, seen, deviation),
+            histogram(before, after, window),
+            bias(after, removed),
+            float(np.median([correlation_of_noise(one.before) for one in slices])),
+        )
+
+
+def touched(shown: Shown) -> np.ndarray:
+    """Pixels that, or a neighbour of which, were changed: not an empty background, padding, or outside a mask."""
+    changed = torch.from_numpy((shown.removed != 0)[None].astype(np.float32))
+    return (local_mean(changed, 3).numpy()[0] > 1e-6) & np.isfinite(shown.before) & np.isfinite(shown.after)
+
+
+def correlation_of_noise(plane: np.ndarray) -> float:
+    finite = np.isfinite(plane)
+    filled = np.where(finite, plane, plane[finite].mean() if finite.any() else 0)
+    return float(noise_correlation(torch.from_numpy(filled[None].astype(np.float64)))[0])
+
+
+def autocorrelation(centred: Sequence[np.ndarray], seen: Sequence[np.ndarray]) -> np.ndarray:
+    r"""Along both axes of (C, rows, columns): columns first, then rows.
+
+    .. math:: \rho(l) = \overline{r_i r_{i+l}} \,/\, \overline{r_i^2}
+
+    over pairs of pixels both of which are seen.
+    """
+    result = np.zeros((LAGS + 1, 2))
+    energy = mean_of_pairs(centred, seen, 0, 1)
+    for axis in (1, 2):
+        for lag in range(LAGS + 1):
+            result[lag, axis - 1] = mean_of_pairs(centred, seen, lag, axis) / energy if energy > 0 else 0
+    return result
+
+
+def mean_of_pairs(centred: Sequence[np.ndarray], seen: Sequence[np.ndarray], lag: int, axis: int) -> float:
+    total, count = 0.0, 0
+    for values, where in zip(centred, seen, strict=True):
+        size = values.shape[axis]
+        if lag < size:
+            first, last = (np.arange(size - lag), np.arange(lag, size))
+            total += float((values.take(first, axis) * values.take(last, axis)).sum())
+            count += int((where.take(first, axis) & where.take(last, axis)).sum())
+    return total / count if count else 0.0
+
+
+def spectrum(centred: Sequence[np.ndarray], seen: Sequence[np.ndarray], deviation: float) -> np.ndarray:
+    """Radial power, (bins, 2): frequencies in cycles a pixel, and power over that of white noise."""
+    rows, columns = centred[0].shape[1:]
+    count = max(3, min(24, min(rows, columns) // 2))
+    edges = np.linspace(0, 0.5, count + 1)
+    radius = np.hypot(np.fft.fftfreq(rows)[:, None], np.fft.fftfreq(columns)[None])
+    power, pixels = np.zeros(radius.shape), sum(int(where.sum()) for where in seen)
+    for values in centred:
+        power += (np.abs(np.fft.fft2(values)) ** 2).sum(0)
+    power /= max(pixels, 1) * (deviation**2 or 1.0)
+    places = np.digitize(radius.ravel(), edges) - 1
+    inside = (places >= 0) & (places < count) & (radius.ravel() > 0)
+    sums = np.bincount(places[inside], power.ravel()[inside], count)
+    numbers = np.bincount(places[inside], minlength=count)
+    means = np.divide(sums, numbers, out=np.full(count, np.nan), where=numbers > 0)
+    return np.stack([(edges[1:] + edges[:-1]) / 2, means], 1)
+
+
+def histogram(before: np.ndarray, after: np.ndarray, window: tuple[float, float]) -> np.ndarray:
+    """(BINS, 3): middle of the bin, per cent of the pixels in it before, and after."""
+    room = 0.1 * (window[1] - window[0] or 1.0)
+    edges = np.linspace(window[0] - room, window[1] + room, BINS + 1)
+    shares = [100 * np.histogram(values, edges)[0] / max(len(values), 1) for values in (before, after)]
+    return np.stack([(edges[1:] + edges[:-1]) / 2, *shares], 1)
+
+
+def bias(after: np.ndarray, removed: np.ndarray) -> np.ndarray:
+    """(classes, 3): mean intensity, mean removed, its standard error if pixels are independent.
+
+    The classes are quantiles of the denoised image: among the brightest noisy pixels are those to which noise was
+    added, and what is removed from them is positive with any denoiser.
+    """
+    if len(after) < CLASSES * 2:
+        return np.zeros((0, 3))
+    parts = np.array_split(np.argsort(after, kind="stable"), CLASSES)
+    rows = [(after[p].mean(), removed[p].mean(), removed[p].std(ddof=1) / len(p) ** 0.5) for p in parts]
+    return np.array(rows, dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing to know; ``caution`` if it speaks against using the result as it is."""
+
+    title: str
+    text: str
+    caution: bool = True
+
+    @property
+    def level(self) -> str:
+        return "Caution" if self.caution else "Note"
+
+
+def findings(sidecar: Mapping[str, Any], measures: Measures) -> list[Finding]:
+    """All that there is to know, what matters most first."""
+    found = [*of_slices(sidecar), *of_warnings(sidecar, measures), *of_removed(sidecar, measures), *of_voxels(sidecar)]
+    return sorted(found, key=lambda finding: not finding.caution)
+
+
+def of_slices(sidecar: Mapping[str, Any]) -> Iterator[Finding]:
+    """Slices that are the input's."""
+    reasons = [record["stop_reason"] for record in sidecar["slices"]]
+    failed = listed(index for index, reason in enumerate(reasons) if reason == FALLBACK)
+    if failed:
+        text = f"Their fit failed twice, so they are as they came: {failed}."
+        yield Finding(f"{counted(reasons.count(FALLBACK), 'slice')} could not be denoised", text)
+    for reason, why in LEFT_ALONE.items():
+        if count := reasons.count(reason):
+            which = listed(index for index, other in enumerate(reasons) if other == reason)
+            text = f"Bit for bit as they came, since {why}: {which}."
+            yield Finding(f"{counted(count, 'slice')} left alone", text, caution=False)
+
+
+def of_warnings(sidecar: Mapping[str, Any], measures: Measures) -> Iterator[Finding]:
+    """What was warned of when it was denoised, and correlated noise where a method does not look for it."""
+    total = len(sidecar["slices"])
+    for text in sidecar["warnings"]:
+        count = sum(text in record["warnings"] for record in sidecar["slices"])
+        where = f"In {count} of {counted(total, 'slice')}." if count else "Of the whole scan."
+        yield Finding(sentence(text), where)
+    if measures.noise > CORRELATED and not any("correlated" in text for text in sidecar["warnings"]):
+        text = (
+            f"Neighbouring pixels of the noisy slices have noise that is alike (correlation {measures.noise:.2f}), as "
+            "after resampling or a reconstruction filter; it cannot be told from anatomy."
+        )
+        yield Finding("The noise is correlated", text)
+
+
+def of_removed(sidecar: Mapping[str, Any], measures: Measures) -> Iterator[Finding]:
+    """Structure in what was removed."""
+    follows = sidecar["residual"]["correlation_with_image"]
+    if abs(follows) > FOLLOWS:
+        text = (
+            f"Its correlation with the denoised image is {follows:.2f}; with an ideal denoiser it is a few hundredths. "
+            "Contrast may have been lost: look for anatomy in the map of what was removed."
+        )
+        yield Finding("What was removed follows the image", text)
+    alike = float(measures.autocorrelation[1].mean())
+    if alike > ALIKE:
+        text = (
+            f"Neighbouring pixels of it have a correlation of {alike:.2f}; white noise has 0. Either the noise itself "
+            "is correlated, or structure was removed: look for edges in the map."
+        )
+        yield Finding("What was removed is not white", text)
+    moved = [row for row in measures.bias if abs(row[1]) > max(SHIFT * measures.deviation, CERTAIN * row[2])]
+    if moved:
+        worst = max(moved, key=lambda row: abs(row[1]))
+        way = "darker" if worst[1] > 0 else "brighter"
+        text = (
+            f"Pixels of about {worst[0]:.4g} became {way} by {abs(worst[1]):.3g} on average, which is more than "
+            f"{SHIFT:.0%} of the standard deviation of what was removed."
+        )
+        yield Finding("Mean intensities have moved", text)
+
+
+def of_voxels(sidecar: Mapping[str, Any]) -> Iterator[Finding]:
+    """Voxels that were left out, or that the file's type could not hold."""
+    voxels = sidecar["voxels"]
+    if voxels["changed"] == 0:
+        yield Finding("Nothing was changed", "Every voxel is as it came.", caution=False)
+    if voxels["clipped"]:
+        text = "Their denoised values lie beyond what the file's type can store; they hold the nearest value it can."
+        yield Finding(f"{counted(voxels['clipped'], 'voxel')} clipped", text)
+    if voxels["left_out"]:
+        share = voxels["left_out"] / voxels["all"]
+        text = f"Padding, outside the mask, or not finite: {share:.1%} of the scan, bit for bit as it came."
+        yield Finding(f"{counted(voxels['left_out'], 'voxel')} left out", text, caution=False)
+
+
+def sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def counted(count: int, what: str) -> str:
+    """A number and its noun.
+
+    >>> counted(1, "slice"), counted(1200, "voxel")
+    ('1 slice', '1,200 voxels')
+    """
+    return f"{count:,} {what}" + ("" if count == 1 else "s")
+
+
+def listed(indices: Any) -> str:
+    """Numbers of slices, from 1, neighbours as ranges.
+
+    >>> listed([0, 1, 2, 5])
+    '1–3, 6'
+    """
+    runs: list[list[int]] = []
+    for index in indices:
+        if runs and index == runs[-1][1]:
+            runs[-1][1] += 1
+        else:
+            runs.append([index + 1, index + 1])
+    return ", ".join(str(first) if first == last else f"{first}–{last}" for first, last in runs)

@@ -1,0 +1,114 @@
+"""Many scans on a Dask cluster: the same bits as alone, whatever becomes of the workers."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import psutil
+import pytest
+from conftest import SHORT
+from faults.faults import tries
+
+from monai_dnaprior.__main__ import main
+from monai_dnaprior.cluster import HINT, cluster_runner
+from monai_dnaprior.cohort import Row, Task, denoise_all, exit_code_of, row_of
+from monai_dnaprior.scan import Caps
+
+pytest.importorskip("distributed")
+FIT = {"method": "dna-prior", "options": {**SHORT, "seed": 3}}
+OPTIONS = [f"--option={name}={value}" for name, value in SHORT.items()]
+
+
+def write_volumes(folder: Path, count: int) -> None:
+    for number in range(count):
+        noise = np.random.default_rng(number).normal(500, 50, (16, 16, 3)).astype(np.float32)
+        (folder / f"sub-{number:02d}").mkdir(parents=True)
+        nibabel.save(
+            nibabel.Nifti1Image(noise, np.eye(4)), folder / f"sub-{number:02d}" / f"sub-{number:02d}_T1w.nii.gz"
+        )
+
+
+def workers() -> Iterator[psutil.Process]:
+    """The processes of the workers of a cluster that this process has started."""
+    for process in psutil.Process().children(recursive=True):
+        if "spawn_main" in " ".join(process.cmdline()):
+            yield process
+
+
+def test_a_cohort_survives_its_workers_and_its_bad_cases(tmp_path: Path) -> None:
+    count, bad = tries(5, 40), tries(1, 3)
+    write_volumes(tmp_path / "in", count)
+    for path in sorted((tmp_path / "in").rglob("*.nii.gz"))[1 : 1 + bad]:
+        path.write_bytes(path.read_bytes()[:-30])
+    runner, rows = cluster_runner(workers=2, dashboard=":0"), list[Row]()
+    for row in denoise_all(tmp_path / "in", tmp_path / "out", caps=Caps(), runner=runner, **FIT):
+        rows.append(row)
+        if len(rows) == count // 2:
+            next(workers()).kill()
+    assert len(rows) == count
+    assert exit_code_of(rows) == 8
+    assert sum(row.status == "denoised" for row in rows) == count - bad
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert [row["source"] for row in manifest] == sorted(row.source for row in rows)
+    for row in rows:
+        if row.status == "denoised":
+            alone = tmp_path / "alone" / Path(row.output or "").name
+            list(denoise_all(Path(row.source), alone, caps=Caps(), **FIT))
+            assert Path(row.output or "").read_bytes() == alone.read_bytes()
+
+
+def test_the_command_goes_on_where_a_cohort_stopped(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    write_volumes(tmp_path / "in", 2)
+    command = ["cohort", str(tmp_path / "in"), str(tmp_path / "out"), *OPTIONS, "--workers=1", "--dashboard=:0"]
+    first = next(iter(sorted((tmp_path / "in").rglob("*.nii.gz"))))
+    output = tmp_path / "out" / "sub-00" / "sub-00_desc-denoised_T1w.nii.gz"
+    assert main(["denoise", str(first), str(output), *OPTIONS, "--quiet"]) == 0
+    before = output.stat().st_mtime_ns
+    assert main(command) == 0
+    captured = capfd.readouterr()
+    assert captured.out.count("slices denoised") == 2
+    assert "2/2" in captured.err
+    assert output.stat().st_mtime_ns == before
+
+
+def test_a_scan_whose_workers_die_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from distributed import KilledWorker
+
+    from monai_dnaprior.cluster import row_of_future
+
+    class Died:
+        def exception(self) -> Exception:
+            return KilledWorker("task", None, 3)  # type: ignore[arg-type]
+
+    write_volumes(tmp_path, 1)
+    tasks: list[Task] = []
+    list(
+        denoise_all(
+            tmp_path, tmp_path.with_name("out"), caps=Caps(), runner=lambda found: tasks.extend(found) or iter(())
+        )
+    )
+    row = row_of_future(Died(), tasks[0])
+    assert (row.status, row.exit_code) == ("failed", 1)
+    assert row.reason.endswith("could not be denoised: its workers died")
+    assert row_of(tasks[0].__class__(tasks[0].source, tmp_path / "x.nii", Caps(), {"method": "median"})).exit_code == 0
+
+
+def test_settings_that_cannot_be_end_a_cohort_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    write_volumes(tmp_path / "in", 1)
+    command = ["cohort", str(tmp_path / "in"), str(tmp_path / "out"), "--quiet", "--dashboard=:0"]
+    assert main([*command, "--workers=0"]) == 2
+    assert "workers=0 must be at least 1" in capsys.readouterr().err
+    assert main([*command, "--workers=1", "--preset=foo"]) == 2
+    assert "preset='foo'" in capsys.readouterr().err
+
+
+def test_without_dask_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(ImportError, match="monai-dnaprior\\[cluster\\]"):
+        cluster_runner()
+    assert "pip install" in HINT
