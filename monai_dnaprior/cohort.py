@@ -12,10 +12,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from .bids import describe_dataset, named
 from .disk import write_whole
 from .rehearsal import rehearse
 from .scan import Caps, ScanError, UnsupportedScan
-from .sources import Source, find_sources, named
+from .sources import Source, find_sources
 
 NOTHING_VALID, CORRUPT, SOME_BAD, FAILED = 2, 4, 8, 1
 MANIFEST = "manifest.json"
@@ -91,6 +92,7 @@ def denoise_all(
     finally:
         if manifest is not None:
             manifest.write()
+            describe_dataset(path, output)
 
 
 def one_after_another(tasks: Sequence[Task]) -> Iterator[Row]:

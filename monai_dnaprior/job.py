@@ -16,14 +16,14 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from . import __version__
+from . import __version__, bids
 from .denoisers import create_denoiser
 from .disk import hash_of, write_whole
 from .partial import KeptPart, Partial
 from .rehearsal import rehearse
 from .result import Denoiser, Record
 from .scan import Caps, Scan, UnsupportedScan, same_bits
-from .sources import OUTPUT_SUFFIXES, Source, find_sources, named, stem_of, suffix_of
+from .sources import OUTPUT_SUFFIXES, Source, find_sources, stem_of, suffix_of
 from .trained import Trained
 from .transforms import computing_device, device_name
 from .volumes import Part, check_slicing, denoised_parts, slice_count
@@ -89,19 +89,23 @@ class Settings:
 
 @dataclass(frozen=True)
 class Outputs:
-    """Where the files of one denoised scan go."""
+    """Where the files of one denoised scan go: their names follow from the image's."""
 
     image: Path
-    residual: Path
-    spread: Path
-    sidecar: Path
+    values_suffix: str
 
-    @classmethod
-    def at(cls, image: Path, values_suffix: str) -> Outputs:
-        """The names of the others follow from the image's."""
-        folder, stem = image.parent, stem_of(image.name)
-        residual, spread = (folder / (named(stem, what) + values_suffix) for what in ("residual", "spread"))
-        return cls(image, residual, spread, folder / f"{stem}.json")
+    def values(self, what: str) -> Path:
+        """Of the residual, or of the spread."""
+        name = bids.named(stem_of(self.image.name), what)
+        return self.image.with_name(name + self.values_suffix)
+
+    @property
+    def sidecar(self) -> Path:
+        return sidecar_of(self.image)
+
+
+def sidecar_of(image: Path) -> Path:
+    return image.with_name(stem_of(image.name) + ".json")
 
 
 def denoise_source(source: Source, output: Path, settings: Settings, *, progress: bool = False) -> dict[str, Any]:
@@ -124,24 +128,34 @@ def denoise_source(source: Source, output: Path, settings: Settings, *, progress
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = Partial(output, key, resume=settings.resume)
     result = denoised(scan, partial, settings, progress)
-    outputs = Outputs.at(output, scan.values_suffix)
-    staged = Outputs.at(partial.files / output.name, scan.values_suffix)
+    staged = Outputs(partial.files / output.name, scan.values_suffix)
     provenance = {"description": described(configuration), "configuration": json.dumps(configuration, sort_keys=True)}
     scan.write(staged.image, result.stored, version=__version__, **provenance)
     if not same_bits(source.reread(staged.image, settings.caps).stored, result.stored):
         raise OSError(f"{output} could not be written: it does not come back from the disk as it was")
-    places = [(staged.image, output)]
-    if settings.residual:
-        scan.write_values(staged.residual, scan.removed(result.stored))
-        places.append((staged.residual, outputs.residual))
-    if result.spread is not None and settings.spread:
-        scan.write_values(staged.spread, result.spread)
-        places.append((staged.spread, outputs.spread))
+    write_values(scan, result, staged, settings)
     report = {**key, **summary(scan, result), "output": hash_of(staged.image)}
     report["seconds"] = round(time.perf_counter() - started, 1)
-    write_whole(staged.sidecar, (json.dumps(report, indent=1) + "\n").encode())
-    partial.publish(reversed([*places, (staged.sidecar, outputs.sidecar)]))
+    write_json(staged.sidecar, {**bids.fields(stem_of(output.name), "denoised"), **report})
+    partial.publish(output.parent, last=output.name)
     return report
+
+
+def write_values(scan: Scan, result: Denoised, staged: Outputs, settings: Settings) -> None:
+    """The residual and the spread, as far as they are wanted, with sidecars where BIDS wants them."""
+    volumes = {"residual": scan.removed(result.stored) if settings.residual else None,
+               "spread": result.spread if settings.spread else None}  # fmt: skip
+    for what, volume in volumes.items():
+        if volume is None:
+            continue
+        file = staged.values(what)
+        scan.write_values(file, volume)
+        if fields := bids.fields(stem_of(file.name), what):
+            write_json(sidecar_of(file), fields)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def check_output(source: Source, output: Path) -> None:
@@ -160,7 +174,7 @@ def check_output(source: Source, output: Path) -> None:
 
 def finished_before(output: Path, key: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
     """The report of an earlier run that made this output from the same input with the same settings."""
-    sidecar = Outputs.at(output, "").sidecar
+    sidecar = sidecar_of(output)
     try:
         report = json.loads(sidecar.read_text()) if settings.resume else {}
     except (OSError, ValueError):

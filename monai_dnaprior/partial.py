@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,13 +89,13 @@ class Partial:
             place = tuple(slice(*ends) for ends in texts["place"])
             yield KeptPart(range(int(first), int(behind)), place, arrays, texts["records"], texts["clipped"])
 
-    def publish(self, places: Iterable[tuple[Path, Path]]) -> None:
-        """Give finished files their places, in this order, and remove the rest."""
-        for source, place in places:
+    def publish(self, folder: Path, *, last: str) -> None:
+        """Give the files their places in a folder, that of this name last, and remove the rest."""
+        for source in sorted(self.files.iterdir(), key=lambda file: file.name == last):
             for path in (*source.rglob("*"), source):
                 synchronise(path)
-            os.replace(source, place)
-            synchronise(place.parent)
+            os.replace(source, folder / source.name)
+            synchronise(folder)
         self.remove()
 
     def remove(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,6 @@ READERS: dict[str, Callable[[tuple[Path, ...], Caps], Scan]] = {
 }
 OUTPUT_SUFFIXES = {"NIfTI": nifti.SUFFIXES, "DICOM": (".dcm",), "ITK": itk.SUFFIXES}
 SUFFIXES = (*nifti.SUFFIXES, *itk.SUFFIXES, ".dcm")
-BIDS_NAME = re.compile(r"(sub-[A-Za-z0-9]+(?:_[a-z]+-[A-Za-z0-9]+)*?)(?:_desc-[A-Za-z0-9]+)?(_[A-Za-z0-9]+)")
 
 
 @dataclass(frozen=True)
@@ -121,15 +119,3 @@ def stem_of(name: str) -> str:
     '1.2.840'
     """
     return name[: len(name) - len(suffix_of(name))]
-
-
-def named(stem: str, what: str) -> str:
-    """The name of what is made of a scan, as BIDS has it if that is how the scan is named.
-
-    >>> named("sub-01_T1w", "denoised"), named("sub-01_desc-denoised_T1w", "residual"), named("scan", "denoised")
-    ('sub-01_desc-denoised_T1w', 'sub-01_desc-residual_T1w', 'scan_denoised')
-    """
-    folder, name = os.path.split(stem)
-    match = BIDS_NAME.fullmatch(name)
-    plain = name.removesuffix("_denoised")
-    return os.path.join(folder, f"{match[1]}_desc-{what}{match[2]}" if match else f"{plain}_{what}")

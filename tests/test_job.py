@@ -19,7 +19,7 @@ from monai_dnaprior.cohort import Row, denoise_all
 from monai_dnaprior.disk import hash_of
 from monai_dnaprior.priors import DNAPrior
 from monai_dnaprior.scan import Caps, ScanError, same_bits
-from monai_dnaprior.sources import find_sources, named
+from monai_dnaprior.sources import find_sources
 
 FIT = {"options": {**SHORT, "seed": 3}}
 AFFINE = np.array([[-2.0, 0.1, 0, 30], [0.1, 1.5, 0.2, -20], [0, -0.2, 3.0, 5], [0, 0, 0, 1]])
@@ -270,15 +270,6 @@ def test_two_scans_of_one_name_are_told(source: Path, tmp_path: Path) -> None:
     sources, errors = find_sources(tmp_path)
     assert not sources
     assert {error.reason for error in errors} == {"has the name of another scan; rename one of them"}
-
-
-@pytest.mark.parametrize(
-    ("stem", "what", "expected"),
-    [("a/b/scan", "residual", "a/b/scan_residual"), ("sub-1_ses-2_bold", "denoised", "sub-1_ses-2_desc-denoised_bold"),
-     ("sub-1", "denoised", "sub-1_denoised")],
-)  # fmt: skip
-def test_names(stem: str, what: str, expected: str) -> None:
-    assert named(stem, what) == expected
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,76 @@
+"""BIDS datasets in, valid BIDS derivatives out."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from monai_dnaprior.__main__ import main
+from monai_dnaprior.bids import named
+
+
+def write_dataset(folder: Path) -> None:
+    """One subject with an anatomical scan and a series in time."""
+    rng = np.random.default_rng(0)
+    for name, shape in {"anat/sub-01_T1w": (16, 16, 3), "func/sub-01_task-rest_bold": (16, 16, 3, 2)}.items():
+        path = folder / "sub-01" / f"{name}.nii.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image = nibabel.Nifti1Image(rng.normal(500, 50, shape).astype(np.int16), np.eye(4))
+        image.header.set_xyzt_units("mm", "sec")
+        nibabel.save(image, path)
+    (folder / "sub-01/func/sub-01_task-rest_bold.json").write_text('{"RepetitionTime": 1.0, "TaskName": "rest"}')
+    described = {"Name": "made", "BIDSVersion": "1.9.0", "DatasetDOI": "doi:10.0000/made"}
+    (folder / "dataset_description.json").write_text(json.dumps(described))
+
+
+@pytest.fixture
+def derivative(tmp_path: Path) -> Path:
+    write_dataset(tmp_path / "in")
+    arguments = ["--method", "median", "--residual", "--quiet"]
+    assert main(["denoise", str(tmp_path / "in"), str(tmp_path / "out"), *arguments]) == 0
+    return tmp_path / "out"
+
+
+def test_derivatives_are_named_and_described(derivative: Path) -> None:
+    description = json.loads((derivative / "dataset_description.json").read_text())
+    assert description["DatasetType"] == "derivative"
+    assert description["GeneratedBy"][0]["Name"] == "monai-dnaprior"
+    assert description["SourceDatasets"] == [{"DOI": "doi:10.0000/made"}]
+    names = {path.name for path in (derivative / "sub-01" / "func").iterdir()}
+    stems = {f"sub-01_task-rest_desc-{what}_bold" for what in ("denoised", "residual")}
+    assert names == {f"{stem}{suffix}" for stem in stems for suffix in (".nii.gz", ".json")}
+
+
+def test_the_validator_finds_no_error(derivative: Path) -> None:
+    validator = Path(sys.executable).with_name("bids-validator-deno")
+    if not validator.exists():
+        pytest.skip("bids-validator-deno is not installed")
+    shown = subprocess.run([validator, derivative, "--format", "json"], capture_output=True, text=True, check=False)
+    issues = json.loads(shown.stdout)["issues"]["issues"]
+    assert [issue for issue in issues if issue["severity"] == "error"] == []
+    assert issues  # it has looked: recommended fields are missing
+
+
+@pytest.mark.parametrize("text", [None, "no json", "[]", '{"Name": "x"}'])
+def test_other_folders_get_no_description(tmp_path: Path, text: str | None) -> None:
+    write_dataset(tmp_path / "in")
+    (tmp_path / "in" / "dataset_description.json").unlink()
+    if text is not None:
+        (tmp_path / "in" / "dataset_description.json").write_text(text)
+    assert main(["denoise", str(tmp_path / "in"), str(tmp_path / "out"), "--method", "identity", "--quiet"]) == 0
+    assert not (tmp_path / "out" / "dataset_description.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("stem", "what", "expected"),
+    [("a/b/scan", "residual", "a/b/scan_residual"), ("sub-1_ses-2_bold", "denoised", "sub-1_ses-2_desc-denoised_bold"),
+     ("sub-1", "denoised", "sub-1_denoised")],
+)  # fmt: skip
+def test_names(stem: str, what: str, expected: str) -> None:
+    assert named(stem, what) == expected
