@@ -1,3 +1,8 @@
+from . import objectives as objectives
+from . import reader as reader
+from . import training as training
+from . import training_data as training_data
+from . import unet as unet
 from .denoisers import create_denoiser, list_denoisers
 from .inferer import DenoisingInferer, DNAPriorInferer, IDDPInferer
 from .method_transforms import (
