@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from tqdm.auto import tqdm
 
 from . import __version__
-from .cohort import denoise_all, exit_code_of
+from .cohort import SOME_BAD, denoise_all, exit_code_of
 from .scan import Caps, ScanError
 
 DESCRIPTION = "Self-supervised denoising of medical images.\nNot a medical device; keep the original."
@@ -40,10 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return COMMANDS[options.command][2](options)
     except ScanError as error:
-        print(f"monai-dnaprior: {error}", file=sys.stderr)
+        print(f"monai-dnaprior: {printable(error)}", file=sys.stderr)
         return error.exit_code
     except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
-        print(f"monai-dnaprior: {error}".splitlines()[0], file=sys.stderr)
+        print(printable(f"monai-dnaprior: {error}".splitlines()[0]), file=sys.stderr)
         return 2
 
 
@@ -62,10 +62,18 @@ def add_scan_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mask", type=Path, help="scan of the same shape; where it is 0 nothing is changed")
     parser.add_argument("--residual", action="store_true", help="also write what was removed")
     parser.add_argument("--spread", action="store_true", help="also write the spread over restarts")
+    add_caps(parser)
+    parser.add_argument("--quiet", action="store_true", help="no progress bar, no line about what went well")
+
+
+def add_caps(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-bytes", type=int, default=Caps.size, help=f"cap of decoded voxels ({Caps.size})")
     parser.add_argument("--max-ratio", type=float, default=Caps.ratio, help=f"cap of decoded to read ({Caps.ratio:g})")
     parser.add_argument("--max-pixels", type=int, default=Caps.pixels, help=f"cap of a slice's pixels ({Caps.pixels})")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar, no line about what went well")
+
+
+def caps_of(options: argparse.Namespace) -> Caps:
+    return Caps(size=options.max_bytes, ratio=options.max_ratio, pixels=options.max_pixels)
 
 
 def add_denoise(parser: argparse.ArgumentParser) -> None:
@@ -98,7 +106,7 @@ def run_scans(options: argparse.Namespace, **others: Any) -> int:
     for row in denoise_all(
         options.input,
         options.output,
-        caps=Caps(size=options.max_bytes, ratio=options.max_ratio, pixels=options.max_pixels),
+        caps=caps_of(options),
         method=options.method,
         options={**method, **dict(map(parsed_option, options.option))},
         device=options.device,
@@ -111,11 +119,20 @@ def run_scans(options: argparse.Namespace, **others: Any) -> int:
     ):
         rows.append(row)
         if row.exit_code:
-            tqdm.write(f"monai-dnaprior: {row.reason}", file=sys.stderr)
+            tqdm.write(f"monai-dnaprior: {printable(row.reason)}", file=sys.stderr)
         elif not options.quiet:
             warnings = "".join(f"\n  warning: {text}" for text in row.warnings)
-            tqdm.write(f"{row.output}: {row.slices} slices denoised{warnings}")
+            tqdm.write(f"{printable(row.output)}: {row.slices} slices denoised{warnings}")
     return exit_code_of(rows)
+
+
+def printable(text: object) -> str:
+    r"""One line that a terminal can show: a file may have any name, and a damaged one may be quoted by a library.
+
+    >>> print(printable("a\nb\x1b[2J"))
+    a\nb\x1b[2J
+    """
+    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in str(text))
 
 
 def parsed_option(text: str) -> tuple[str, Any]:
@@ -174,6 +191,28 @@ def run_compare(options: argparse.Namespace) -> int:
     return 0
 
 
+def add_report(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("input", type=Path, metavar="INPUT", help="the original, a file or a folder")
+    parser.add_argument("output", type=Path, metavar="OUTPUT", help="what denoise made of it")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="of one report (beside the output)")
+    add_caps(parser)
+    parser.add_argument("--quiet", action="store_true", help="no line about what was written")
+
+
+def run_report(options: argparse.Namespace) -> int:
+    from .report import report_all
+
+    codes = set()
+    for written in report_all(options.input, options.output, html=options.html, caps=caps_of(options)):
+        failed = isinstance(written, ScanError)
+        codes.add(SOME_BAD if failed else 0)
+        if failed:
+            print(f"monai-dnaprior: {printable(written)}", file=sys.stderr)
+        elif not options.quiet:
+            print(printable(written))
+    return max(codes)
+
+
 def run_methods(options: argparse.Namespace) -> int:
     from .denoisers import list_denoisers
 
@@ -185,6 +224,7 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callab
     "denoise": ("Denoise scans into files of the same kind", add_denoise, run_denoise),
     "cohort": ("Denoise many scans on a Dask cluster", add_cohort, run_cohort),
     "compare": ("Run several methods on the same noisy images", add_compare, run_compare),
+    "report": ("Write an HTML report of what denoise made", add_report, run_report),
     "methods": ("List the denoisers", lambda parser: None, run_methods),
 }
 

@@ -43,6 +43,7 @@ class Axis:
     start: float
     end: float
     logarithmic: bool = False
+    whole: bool = False  # its values are whole numbers
 
     @classmethod
     def over(cls, values: Sequence[float], start: float, end: float, *, logarithmic: bool, room: float) -> Axis:
@@ -52,8 +53,11 @@ class Axis:
             low, high = low if low > 0 else 1.0, high if high > 0 else 10.0
             factor = max(high / low, 2.0) ** room
             return cls(low / factor, high * factor, start, end, True)
-        span = (high - low) or abs(high) or 1.0
-        return cls(low - room * span, high + room * span, start, end)
+        if high == low:
+            low, high = low - (abs(low) / 2 or 1.0), high + (abs(high) / 2 or 1.0)
+        span = high - low
+        whole = all(float(value).is_integer() for value in values)
+        return cls(low - room * span, high + room * span, start, end, whole=whole)
 
     def place(self, value: float) -> float:
         low, high, value = (math.log(v) if self.logarithmic else v for v in (self.low, self.high, value))
@@ -65,7 +69,8 @@ class Axis:
             powers = range(math.ceil(math.log10(self.low)), math.floor(math.log10(self.high)) + 1)
             if len(powers) > 1:
                 return [10.0**power for power in powers[:: -(-len(powers) // TICKS)]]
-        return [tick for tick in round_values(self.low, self.high) if tick > 0 or not self.logarithmic]
+        ticks = [tick for tick in round_values(self.low, self.high) if tick > 0 or not self.logarithmic]
+        return [tick for tick in ticks if tick.is_integer()] if self.whole else ticks
 
 
 def round_values(low: float, high: float) -> list[float]:
@@ -100,7 +105,10 @@ def chart(
         [(x, y) for x, y in curve.points if math.isfinite(x) and math.isfinite(y) and (y > 0 or not logarithmic)]
         for curve in curves
     ]
-    ends = [y + sign * error for curve in curves for (_, y), error in zip(curve.points, curve.errors) for sign in (-1, 1)]  # fmt: skip  # noqa: B905, E501
+    ends = [
+        y + sign * error for curve in curves if curve.errors
+        for (_, y), error in zip(curve.points, curve.errors, strict=True) for sign in (-1, 1)
+    ]  # fmt: skip
     levels = [] if level is None else [level]
     heights = [y for part in points for _, y in part] + ends + levels
     across = Axis.over([x for part in points for x, _ in part], LEFT + 6, RIGHT - 6, logarithmic=False, room=0)
@@ -139,11 +147,12 @@ def drawn(curve: Curve, points: Sequence[tuple[float, float]], across: Axis, alo
         line = " ".join(f"{x:g},{y:g}" for x, y in places)
         return f'<polyline class="curve {curve.kind}"{name} points="{line}"/>'
     bars = [
-        f'<line class="curve {curve.kind}" x1="{x}" x2="{x}" y1="{along.place(y - error)}" y2="{along.place(y + error)}"/>'
-        for (x, _), (_, y), error in zip(places, points, curve.errors or [0] * len(points), strict=True)
-        if error
-    ]  # fmt: skip
-    return "".join([*bars, *(f'<circle class="dot {curve.kind}" cx="{x}" cy="{y}" r="{DOT}"/>' for x, y in places)])
+        f'<line class="curve {curve.kind}" x1="{x}" x2="{x}" y1="{low}" y2="{high}"/>'
+        for (x, _), (_, y), error in zip(places, points, curve.errors, strict=False)  # which are for all or for none
+        for low, high in [(along.place(y - error), along.place(y + error))]
+    ]
+    dots = [f'<circle class="dot {curve.kind}"{name} cx="{x}" cy="{y}" r="{DOT}"/>' for x, y in places]
+    return "".join([*bars, *dots])
 
 
 def legend(curves: Sequence[Curve]) -> list[str]:

@@ -78,7 +78,7 @@ def denoise_all(
     sources, errors = find_sources(path)
     if not sources and not errors:
         raise UnsupportedScan(path, "holds no scan")
-    alone = len(sources) == 1 and (path.is_file() or sources[0].stem == ".")
+    alone = path.is_file() or [source.stem for source in sources] == ["."]
     manifest = None if alone else Manifest(output / MANIFEST)
     tasks = [
         Task(source, output_for(source, path, output, alone=alone), caps, settings, progress) for source in sources

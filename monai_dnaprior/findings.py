@@ -15,10 +15,14 @@ from .views import Shown
 LAGS = 8
 CLASSES = 5  # of intensity
 BINS = 80
-FOLLOWS = 0.1  # correlation with the image: 1 % of the variance of what was removed follows it; ideal is a few hundredths
+FOLLOWS = (
+    0.1  # correlation with the image: 1 % of the variance of what was removed follows it; ideal is a few hundredths
+)
 ALIKE = 0.1  # correlation of neighbours in what was removed; white noise has about 0
 SHIFT = 0.2  # of the standard deviation of what was removed, by which the mean of an intensity class may move
 CERTAIN = 4  # standard errors
+EDGES = 1.5  # times as much removed at edges as in flat places; noise that depends on brightness alone gives about 1.3
+STEEP, FLAT = 0.9, 0.5  # quantiles of the slope of the denoised image, above and below which there are edges, and none
 LEFT_ALONE = {"clean": "they hold hardly any noise", "constant": "there is nothing in them to fit"}
 FALLBACK = "non-finite"
 
@@ -32,7 +36,8 @@ class Measures:
         autocorrelation: (LAGS + 1, 2), along columns and rows, for distances from 0.
         spectrum: frequency in cycles a pixel, and power; white noise of the same deviation has power 1.
         histogram: the middles of the bins, and the share of pixels in them before and after.
-        bias: for each class of intensity its mean after denoising, the mean of what was removed, and its standard error.
+        bias: for each class of intensity its mean after denoising, the mean of what was removed, its standard error.
+        edges: standard deviation of what was removed at edges, over that in flat places.
         noise: correlation of the noise in neighbouring pixels of the noisy slices, their median.
     """
 
@@ -42,6 +47,7 @@ class Measures:
     spectrum: np.ndarray
     histogram: np.ndarray
     bias: np.ndarray
+    edges: float
     noise: float
 
     @classmethod
@@ -61,6 +67,9 @@ class Measures:
             spectrum(centred, seen, deviation),
             histogram(before, after, window),
             bias(after, removed),
+            at_edges(
+                np.concatenate([slope(one.after)[where] for one, where in zip(slices, seen, strict=True)]), removed
+            ),
             float(np.median([correlation_of_noise(one.before) for one in slices])),
         )
 
@@ -142,6 +151,24 @@ def bias(after: np.ndarray, removed: np.ndarray) -> np.ndarray:
     return np.array(rows, dtype=np.float64)
 
 
+def slope(plane: np.ndarray) -> np.ndarray:
+    """How steep (C, rows, columns) is at each pixel; where that is not known, not at all."""
+    if min(plane.shape[1:]) < 2:
+        return np.zeros_like(plane)
+    down, right = np.gradient(plane, axis=(1, 2))
+    return np.nan_to_num(np.hypot(down, right), posinf=0, neginf=0)
+
+
+def at_edges(slopes: np.ndarray, removed: np.ndarray) -> float:
+    """The ratio of the standard deviations of what was removed where the image is steep and where it is flat, or 1."""
+    if len(slopes) == 0:
+        return 1.0
+    flat, steep = np.quantile(slopes, [FLAT, STEEP])
+    edges = slopes >= steep if steep > flat else slopes > flat
+    inside = removed[slopes <= flat].std()
+    return float(removed[edges].std() / inside) if inside > 0 and edges.any() else 1.0
+
+
 @dataclass(frozen=True)
 class Finding:
     """One thing to know; ``caution`` if it speaks against using the result as it is."""
@@ -178,10 +205,13 @@ def of_slices(sidecar: Mapping[str, Any]) -> Iterator[Finding]:
 def of_warnings(sidecar: Mapping[str, Any], measures: Measures) -> Iterator[Finding]:
     """What was warned of when it was denoised, and correlated noise where a method does not look for it."""
     total = len(sidecar["slices"])
-    for text in sidecar["warnings"]:
-        count = sum(text in record["warnings"] for record in sidecar["slices"])
+    titles = {text: heading(text) for text in sidecar["warnings"]}  # those of one kind may differ in their numbers
+    for title in dict.fromkeys(titles.values()):
+        texts = {text for text, other in titles.items() if other == title}
+        count = sum(bool(texts & set(record["warnings"])) for record in sidecar["slices"])
         where = f"In {count} of {counted(total, 'slice')}." if count else "Of the whole scan."
-        yield Finding(sentence(text), where)
+        rest = sorted(texts)[0].partition(": ")[2]
+        yield Finding(title, f"{sentence(rest)}. {where}" if rest else where)
     if measures.noise > CORRELATED and not any("correlated" in text for text in sidecar["warnings"]):
         text = (
             f"Neighbouring pixels of the noisy slices have noise that is alike (correlation {measures.noise:.2f}), as "
@@ -206,6 +236,12 @@ def of_removed(sidecar: Mapping[str, Any], measures: Measures) -> Iterator[Findi
             "is correlated, or structure was removed: look for edges in the map."
         )
         yield Finding("What was removed is not white", text)
+    if measures.edges > EDGES:
+        text = (
+            f"There is {measures.edges:.1f} times as much of it at edges as in flat places: edges were softened, or "
+            "there is more noise. Look for outlines in the map of what was removed."
+        )
+        yield Finding("Edges show in what was removed", text)
     moved = [row for row in measures.bias if abs(row[1]) > max(SHIFT * measures.deviation, CERTAIN * row[2])]
     if moved:
         worst = max(moved, key=lambda row: abs(row[1]))
@@ -229,6 +265,15 @@ def of_voxels(sidecar: Mapping[str, Any]) -> Iterator[Finding]:
         share = voxels["left_out"] / voxels["all"]
         text = f"Padding, outside the mask, or not finite: {share:.1%} of the scan, bit for bit as it came."
         yield Finding(f"{counted(voxels['left_out'], 'voxel')} left out", text, caution=False)
+
+
+def heading(text: str) -> str:
+    """What a warning is about: what comes before its colon.
+
+    >>> heading("the noise is correlated: alike in neighbouring pixels")
+    'The noise is correlated'
+    """
+    return sentence(text.partition(": ")[0])
 
 
 def sentence(text: str) -> str:

@@ -15,10 +15,11 @@ from .scan import Scan
 
 LARGEST_SIDE = 512
 MOST = 12  # slices of one scan
-BUDGET = 3_600_000  # characters that the pictures may take
+BUDGET = 4_200_000  # characters that the pictures may take
 MARGIN = 1.2  # how much larger than the middle slice's the others' pictures may be
+WHITE = 99  # per cent of what was removed is below white and above black
 FEW_LEVELS = 16  # of grey, for maps of noise: more would take much place and show nothing
-ENDS = ("RL", "AP", "SI")  # what lies at both ends of the axes of RAS, the usual first
+ENDS = (("R", "L"), ("A", "P"), ("S", "I"))  # what lies at both ends of the axes of RAS, the usual first
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,14 @@ class Scales:
     removed: float
     spread: float
     inverted: bool = False
+
+    @classmethod
+    def of(cls, windows: Sequence[tuple[float, float]], slices: Sequence[Shown], inverted: bool) -> Scales:
+        """Scales on which nearly all that was removed, and all of the spread, can be told apart."""
+        changes = [np.abs(one.removed[one.removed != 0]) for one in slices if one.removed.any()]
+        largest = max((float(one.spread.max()) for one in slices if one.spread is not None), default=0.0)
+        removed = float(np.percentile(np.concatenate(changes), WHITE)) if changes else 1.0
+        return cls(windows, removed, largest or 1.0, inverted)
 
     def view(self, shown: Shown, channel: int) -> View:
         """The slice of a channel as pictures."""

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+from monai_dnaprior.dicom import tolerant
+
+PYDICOM_DATA = Path(pydicom.__file__).parent / "data" / "test_files"
 
 
 def axial(depth: int) -> np.ndarray:
@@ -56,3 +63,26 @@ def write_series(
             if value is None:
                 delattr(dataset, keyword)
         dataset.save_as(folder / f"{name:03d}", enforce_file_format=True)
+
+
+def shipped(name: str) -> bytes:
+    """A DICOM file that pydicom ships."""
+    return (PYDICOM_DATA / name).read_bytes()
+
+
+def edited(*removed: str, source: str = "CT_small.dcm", **elements: Any) -> bytes:
+    """A shipped file with other elements, whatever they contradict, and without some."""
+    dataset, buffer = pydicom.dcmread(PYDICOM_DATA / source), io.BytesIO()
+    with tolerant(source):
+        for keyword in removed:
+            del dataset[keyword]
+        for keyword, value in elements.items():
+            setattr(dataset, keyword, value)
+        dataset.save_as(buffer)
+    return buffer.getvalue()
+
+
+def with_frame(change: Callable[[bytes], bytes], source: str) -> bytes:
+    """A shipped compressed file whose compressed pixels are changed, soundly wrapped."""
+    frame = next(generate_frames(pydicom.dcmread(PYDICOM_DATA / source).PixelData, number_of_frames=1))
+    return edited(source=source, PixelData=encapsulate([change(frame)]))
