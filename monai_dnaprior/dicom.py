@@ -85,7 +85,7 @@ def read_dicom(paths: Sequence[Path], caps: Caps | None = None) -> DicomScan:
 
     Raises:
         CorruptScan: a file is damaged, or larger than the caps; two slices cannot be told apart.
-        UnsupportedScan: colours, several frames in a file, no pixels, big-endian, a missing decoder.
+        UnsupportedScan: colours, several frames in a file, no pixels, a dose, big-endian, a missing decoder.
 
     >>> path = Path(pydicom.__file__).parent / "data" / "test_files" / "CT_small.dcm"
     >>> read_dicom([path]).stored.shape
