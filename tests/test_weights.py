@@ -58,11 +58,10 @@ def test_what_is_saved_comes_back(tmp_path: Path) -> None:
 def test_a_write_that_fails_leaves_the_old_file(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = weights.read_bytes()
 
-    def fail(tensors: Any, path: Path, metadata: Any) -> None:
-        path.write_bytes(b"half")
+    def fail(handle: int) -> None:
         raise OSError("no space left")
 
-    monkeypatch.setattr("monai_dnaprior.weights.save_file", fail)
+    monkeypatch.setattr("monai_dnaprior.disk.os.fsync", fail)
     with pytest.raises(OSError, match="no space left"):
         save_weights(weights, untrained())
     assert weights.read_bytes() == before
