@@ -60,7 +60,7 @@ def assert_refused(outcome: Outcome, path: Path, output: Path) -> None:
     assert path.name in outcome.stderr
     assert "Traceback" not in outcome.stderr
     assert outcome.stdout == ""
-    assert outcome.seconds < 10
+    assert not FULL or outcome.seconds < 10  # a bar for a quiet machine
     assert outcome.memory < GIGABYTE
     assert not list(output.parent.glob(f"{output.name}*")), "something was written"
     assert not any((output.parent / "tmp").iterdir()), "a temporary file is left"

@@ -27,7 +27,7 @@ FIT = (
     "2",
 )
 SLICES = 24
-SECONDS_TO_END = 20
+HANGS = 300  # seconds
 
 
 @pytest.fixture(autouse=True)
@@ -66,9 +66,7 @@ def interrupt(source: Path, output: Path, way: signal.Signals, after: float) -> 
     process = start("denoise", source, output, *FIT, cwd=source.parent)
     time.sleep(after)
     process.send_signal(way)
-    begun = time.perf_counter()
-    _, stderr = process.communicate()
-    assert time.perf_counter() - begun < SECONDS_TO_END
+    _, stderr = process.communicate(timeout=HANGS)
     assert "Traceback" not in stderr, stderr
     assert process.returncode in ((0, -9) if way == signal.SIGKILL else (0, 143, -15))  # -15: before Python had begun
     if output.exists():

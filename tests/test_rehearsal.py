@@ -1,0 +1,82 @@
+"""Reading a scan for trial: whatever a parser does, it does it elsewhere."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import NIBABEL_DATA
+
+from monai_dnaprior import rehearsal
+from monai_dnaprior.rehearsal import rehearse
+from monai_dnaprior.scan import Caps, CorruptScan
+from monai_dnaprior.sources import Source, find_sources
+
+
+@pytest.fixture
+def source() -> Source:
+    (found,), _ = find_sources(NIBABEL_DATA / "anatomical.nii")
+    return found
+
+
+def stand_in(path: Path, script: str) -> str:
+    """A program that takes the place of Python."""
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [("kill -11 $$", "crashed its reader (signal 11)"), ("exit 3", "crashed its reader (exit 3)"),
+     ("echo no json", "crashed its reader (exit 0)"), ("sleep 60", "cannot be read within 1 s")],
+)  # fmt: skip
+def test_a_reader_that_crashes_or_hangs_is_a_refusal(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, reason: str
+) -> None:
+    monkeypatch.setattr(rehearsal.sys, "executable", stand_in(tmp_path / "python", script))
+    with pytest.raises(CorruptScan) as refused:
+        rehearse(source, Caps(), timeout=1)
+    assert refused.value.reason == reason
+
+
+def test_a_sound_scan_passes_and_leaves_nothing(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rehearsal.tempfile, "tempdir", str(tmp_path))
+    rehearse(source, Caps())
+    assert not list(tmp_path.iterdir())
+
+
+def test_modules_of_the_working_directory_are_not_imported(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "json.py").write_text("import os\nos._exit(7)\n")
+    monkeypatch.chdir(tmp_path)
+    rehearse(source, Caps())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
+@pytest.mark.parametrize(("megabytes", "fits"), [(20, True), (400, False)])
+def test_memory_is_limited(megabytes: int, fits: bool) -> None:
+    program = f"""
+from monai_dnaprior.rehearsal import limit_memory
+limit_memory(200 * 2**20)
+try:
+    bytearray({megabytes} * 2**20)
+    print(True)
+except MemoryError:
+    print(False)
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == str(fits)
+
+
+def test_errors_of_the_system_are_not_blamed_on_the_scan(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = {"errno": 28}
+    finished = subprocess.CompletedProcess([], 0, stdout=rehearsal.json.dumps(answer), stderr="")
+    monkeypatch.setattr(rehearsal.subprocess, "run", lambda *_, **__: finished)
+    with pytest.raises(OSError, match="No space left on device"):
+        rehearse(source, Caps())
