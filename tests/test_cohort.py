@@ -11,8 +11,8 @@ import nibabel
 import numpy as np
 import psutil
 import pytest
+from command import tries
 from conftest import SHORT
-from faults.faults import tries
 
 from monai_dnaprior.__main__ import main
 from monai_dnaprior.cluster import HINT, cluster_runner

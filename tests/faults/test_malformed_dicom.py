@@ -1,0 +1,179 @@
+"""F2, F3: DICOM files that are damaged or of a kind not treated are refused, and no damage breaks the reader."""
+
+from __future__ import annotations
+
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from command import FULL, GIGABYTE, assert_refused, run, tries
+from made import edited, shipped, with_frame
+from pydicom.uid import RTStructureSetStorage, generate_uid
+
+from monai_dnaprior.dicom import read_dicom
+from monai_dnaprior.rehearsal import rehearse
+from monai_dnaprior.scan import Caps, ScanError
+from monai_dnaprior.sources import find_sources
+
+UNSUPPORTED, CORRUPT = 2, 4
+PREFIX = 132  # bytes: the preamble and DICM
+PIXELS = b"\xe0\x7f\x10\x00"
+ROWS = b"\x28\x00\x10\x00US"
+SLOPE = b"\x28\x00\x53\x10DS\x02\x001 "  # as CT_small.dcm has it
+MUTATED = ("CT_small.dcm", "CT_small.dcm", "MR_small_RLE.dcm", "MR_small_jp2klossless.dcm")
+
+
+def halved(content: bytes) -> bytes:
+    return content[: len(content) // 4 * 2]
+
+
+CT = shipped("CT_small.dcm")
+INTEGERS = ("PixelData", "BitsStored", "HighBit", "PixelRepresentation")  # what float pixels do without
+MALFORMED = {  # content, exit code, part of the reason
+    "empty": (b"", CORRUPT, "is empty"),
+    "no transfer syntax": (shipped("meta_missing_tsyntax.dcm"), CORRUPT, "no transfer syntax"),
+    "header cut": (CT[:2000], CORRUPT, "cut short"),
+    "pixels cut": (shipped("MR_truncated.dcm"), CORRUPT, "cut short"),
+    "JPEG 2000 cut": (with_frame(halved, "MR_small_jp2klossless.dcm"), CORRUPT, "no installed decoder"),
+    "undecodable JPEG": (shipped("JPEG-lossy.dcm"), CORRUPT, "no installed decoder"),
+    "bad value representation": (CT.replace(ROWS, ROWS[:-2] + b"QQ"), CORRUPT, "is damaged"),
+    "big-endian": (shipped("MR_small_bigendian.dcm"), UNSUPPORTED, "Big Endian"),
+    "deflated": (shipped("image_dfl.dcm"), UNSUPPORTED, "Deflated"),
+    "RGB": (shipped("examples_rgb_color.dcm"), UNSUPPORTED, "not greyscale"),
+    "palette": (shipped("examples_palette.dcm"), UNSUPPORTED, "not greyscale"),
+    "several frames": (edited(NumberOfFrames=2), UNSUPPORTED, "several frames"),
+    "segmentation": (shipped("liver_1frame.dcm"), UNSUPPORTED, "several frames"),
+    "dose": (shipped("rtdose_1frame.dcm"), UNSUPPORTED, "a dose"),
+    "structures": (edited(source="rtplan.dcm", SOPClassUID=RTStructureSetStorage), UNSUPPORTED, "no pixels"),
+    "report": (shipped("test-SR.dcm"), UNSUPPORTED, "no pixels"),
+    "float pixels": (edited(*INTEGERS, BitsAllocated=32, FloatPixelData=bytes(4 * 128**2)), UNSUPPORTED, "integers"),
+    "more bits than allocated": (edited(BitsStored=17), CORRUPT, "more bits"),
+    "no rows": (edited(Rows=0), CORRUPT, "no rows"),
+    "slope zero": (edited(RescaleSlope="0"), CORRUPT, "slope"),
+    "slope NaN": (edited(RescaleSlope="nan"), CORRUPT, "slope"),
+    "no identifier": (edited("SOPInstanceUID"), UNSUPPORTED, "no SOPInstanceUID"),
+    "a list of files": (shipped("dicomdirtests/DICOMDIR"), UNSUPPORTED, "DICOMDIR"),
+}  # fmt: skip
+MORE = {  # of which only the reader is asked, for the time that a process takes
+    "text": (b"not a scan at all\n" * 100, CORRUPT, "does not begin"),
+    "only a preamble": (CT[:PREFIX], CORRUPT, "names no transfer syntax"),
+    "pixels cut off": (CT[: CT.index(PIXELS)], CORRUPT, "cut short"),
+    "compressed pixels cut": (shipped("MR_small_RLE.dcm")[:5000], CORRUPT, "cut short"),
+    "RLE cut": (with_frame(halved, "MR_small_RLE.dcm"), CORRUPT, "no installed decoder"),
+    "plan": (shipped("rtplan.dcm"), UNSUPPORTED, "no pixels"),
+    "more rows than pixels": (edited(Rows=200), CORRUPT, "cut short"),
+    "slope text": (CT.replace(SLOPE, SLOPE[:-2] + b"?!"), CORRUPT, "is damaged"),
+    "position NaN": (edited(ImagePositionPatient=["nan", "0", "0"]), CORRUPT, "ImagePositionPatient"),
+    "no preamble": (shipped("no_meta.dcm"), CORRUPT, "does not begin"),
+    "YBR": (shipped("SC_ybr_full_422_uncompressed.dcm"), UNSUPPORTED, "not greyscale"),
+    "12 bits allocated": (edited(BitsAllocated=12, BitsStored=12), UNSUPPORTED, "8, 16 or 32 bits"),
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def fault(request: pytest.FixtureRequest, record_property: Any) -> None:
+    record_property("fault", "F3" if "mutants" in request.node.name else "F2")
+
+
+@pytest.mark.parametrize(("content", "code", "reason"), MALFORMED.values(), ids=MALFORMED)
+def test_command_refuses(tmp_path: Path, content: bytes, code: int, reason: str) -> None:
+    path, output = tmp_path / "scan.dcm", tmp_path / "out.dcm"
+    path.write_bytes(content)
+    outcome = run("denoise", path, output, "--method", "identity", cwd=tmp_path)
+    assert_refused(outcome, path, output)
+    assert (outcome.code, reason in outcome.stderr) == (code, True), outcome
+
+
+@pytest.mark.parametrize(("content", "code", "reason"), MORE.values(), ids=MORE)
+def test_reader_refuses(tmp_path: Path, content: bytes, code: int, reason: str) -> None:
+    path = tmp_path / "scan.dcm"
+    path.write_bytes(content)
+    with pytest.raises(ScanError, match=reason) as caught:
+        read_dicom([path])
+    assert caught.value.exit_code == code
+    assert str(caught.value) == f"{path}: {caught.value.reason}"
+
+
+def test_command_refuses_two_slices_of_one_place(tmp_path: Path) -> None:
+    folder, output = tmp_path / "series", tmp_path / "out"
+    folder.mkdir()
+    for number in range(2):
+        (folder / f"{number}.dcm").write_bytes(edited(SOPInstanceUID=generate_uid()))
+    outcome = run("denoise", folder, output, "--method", "identity", cwd=tmp_path)
+    assert_refused(outcome, folder, output)
+    assert (outcome.code, "two slices of one position" in outcome.stderr) == (CORRUPT, True), outcome
+
+
+@pytest.mark.parametrize("name", sorted(set(MUTATED)))
+def test_sound_file_is_not_refused(tmp_path: Path, name: str) -> None:
+    """Otherwise the tests above would tell nothing."""
+    assert fate_of(tmp_path, shipped(name)) == "read"
+
+
+def test_mutants_are_read_or_refused(tmp_path: Path, record_property: Any) -> None:
+    """What the command does before it denoises: no other error than a refusal, no hang, no memory beyond the cap."""
+    count, generator = tries(12, 600), np.random.default_rng(0)
+    record_property("tried", count)
+    fates = []
+    for index in range(count):
+        started = time.perf_counter()
+        fates.append(fate_of(tmp_path, mutant(shipped(MUTATED[index % len(MUTATED)]), generator)))
+        assert time.perf_counter() - started < 10, index
+    assert set(fates) == {"read", "refused"}
+    assert 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < GIGABYTE
+
+
+def test_headers_of_mutants_are_read_or_refused(tmp_path: Path, record_property: Any) -> None:
+    """What is read of them in the command's own process, many more because it is quick."""
+    count, generator = tries(200, 6000), np.random.default_rng(2)
+    record_property("tried", count)
+    mutants = (mutant(shipped(MUTATED[index % len(MUTATED)]), generator) for index in range(count))
+    assert {fate_of(tmp_path, content, rehearsed=False) for content in mutants} == {"read", "refused"}
+
+
+@pytest.mark.skipif(not FULL, reason="a mutant that is read takes the command six seconds")
+def test_command_ends_well_with_mutants(tmp_path: Path, record_property: Any) -> None:
+    count, generator = 12, np.random.default_rng(1)
+    record_property("tried", count)
+    for index in range(count):
+        path, output = tmp_path / f"{index}.dcm", tmp_path / f"out{index}.dcm"
+        path.write_bytes(mutant(CT, generator))
+        outcome = run("denoise", path, output, "--method", "identity", "--quiet", cwd=tmp_path)
+        if outcome.code == 0:
+            assert (output.is_file(), outcome.stderr) == (True, "")
+        else:
+            assert_refused(outcome, path, output)
+
+
+def mutant(content: bytes, generator: np.random.Generator) -> bytes:
+    """The file with one to eight bytes changed; in every other file they are of what comes before the pixels."""
+    changed = bytearray(content)
+    end = content.index(PIXELS) if generator.random() < 0.5 else len(content)
+    for place in generator.integers(PREFIX - 4, end, generator.integers(1, 9)):
+        changed[place] = generator.integers(256)
+    return bytes(changed)
+
+
+def fate_of(folder: Path, content: bytes, *, rehearsed: bool = True) -> str:
+    """Whether a file is read or refused, with one line and nothing left behind."""
+    path = folder / "scan.dcm"
+    path.write_bytes(content)
+    try:
+        sources, errors = find_sources(path)
+        for error in errors:
+            raise error
+        if rehearsed:
+            rehearse(sources[0], Caps())
+    except ScanError as error:
+        refusal = error
+    else:
+        return "read"
+    finally:
+        assert list(folder.iterdir()) == [path]
+    assert refusal.exit_code in (UNSUPPORTED, CORRUPT)
+    assert path.name in str(refusal)
+    assert len(str(refusal).splitlines()) == 1
+    return "refused"
