@@ -11,6 +11,13 @@ from pathlib import Path
 
 FULL = os.environ.get("FAULTS") == "full"  # as many tries as the promises say, not the few of a quick run
 GIGABYTE = 2**30
+# A process starts with the peak of the one that made it, so a small one stands between; arguments: a file, a command.
+MEASURED = """
+import resource, subprocess, sys
+code = subprocess.call(sys.argv[2:])
+open(sys.argv[1], "w").write(str(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss))
+sys.exit(code)
+"""
 
 
 def tries(quick: int, full: int) -> int:
@@ -28,10 +35,12 @@ class Outcome:
     memory: int
 
 
-def start(*arguments: object, cwd: Path, largest_file: int | None = None) -> subprocess.Popen:
+def start(
+    *arguments: object, cwd: Path, largest_file: int | None = None, wrapper: tuple[object, ...] = ()
+) -> subprocess.Popen:
     """``monai-dnaprior`` with these arguments, its temporary files below ``cwd/tmp``."""
     (cwd / "tmp").mkdir(exist_ok=True)
-    command = [sys.executable, "-m", "monai_dnaprior", *map(str, arguments)]
+    command = [*map(str, wrapper), sys.executable, "-m", "monai_dnaprior", *map(str, arguments)]
     if largest_file is not None:
         command = ["prlimit", f"--fsize={largest_file}", *command]
     environment = {**os.environ, "TMPDIR": str(cwd / "tmp"), "OMP_NUM_THREADS": "1"}
@@ -44,13 +53,12 @@ def start(*arguments: object, cwd: Path, largest_file: int | None = None) -> sub
 def run(*arguments: object, cwd: Path, largest_file: int | None = None) -> Outcome:
     """Run ``monai-dnaprior`` to its end; the memory is that of the largest of its processes."""
     started = time.perf_counter()
-    process = start(*arguments, cwd=cwd, largest_file=largest_file)
-    stdout, stderr = process.stdout.read(), process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    for pipe in (process.stdout, process.stderr):
-        pipe.close()
-    return Outcome(process.returncode, stdout, stderr, time.perf_counter() - started, 1024 * usage.ru_maxrss)
+    memory = cwd / "memory"
+    process = start(*arguments, cwd=cwd, largest_file=largest_file, wrapper=(sys.executable, "-c", MEASURED, memory))
+    stdout, stderr = process.communicate()
+    largest = 1024 * int(memory.read_text())
+    memory.unlink()
+    return Outcome(process.returncode, stdout, stderr, time.perf_counter() - started, largest)
 
 
 def assert_refused(outcome: Outcome, path: Path, output: Path) -> None:
