@@ -13,6 +13,7 @@ from .noise import NoiseKind, estimate_sigma
 from .result import Record
 from .stabilisation import Stabiliser
 
+NOT_FINITE = "the result was not finite; the input is given back"
 Treatment = Callable[[Tensor, float, NoiseKind], tuple[Tensor, Record]]
 
 
@@ -20,8 +21,9 @@ def treated(noisy: Tensor, treat: Treatment, *, clean_sigma: float, stabilise: b
     """One image (1, C, H, W), and its noise's level and kind, handed to ``treat``, unless there is nothing to treat.
 
     Noise that depends on brightness is treated, if ``stabilise``, on the grey scale on which it is even. A constant
-    image, one whose noise is estimated below ``clean_sigma``, and pixels that ``treat`` leaves as they are come back
-    bit-identical. The record gains the time that it took, and warnings about noise of other kinds.
+    image, one whose noise is estimated below ``clean_sigma``, one that ``treat`` makes NaN of, and pixels that it
+    leaves as they are come back bit-identical. The record gains the time that it took, and warnings about noise of
+    other kinds.
     """
     started = time.perf_counter()
     noisy = noisy.clone().float()
@@ -37,6 +39,8 @@ def treated(noisy: Tensor, treat: Treatment, *, clean_sigma: float, stabilise: b
         image, record = unless_clean(noisy, kind, treat, clean_sigma)
     if record.stop_reason not in ("constant", "clean"):
         record = replace(record, warnings=(*record.warnings, *kind.warnings))
+    if not image.isfinite().all():
+        image, record = noisy, replace(record, stop_reason="non-finite", warnings=(*record.warnings, NOT_FINITE))
     return image, replace(record, seconds=time.perf_counter() - started)
 
 

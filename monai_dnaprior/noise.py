@@ -16,6 +16,7 @@ BLOCK = 8
 SMOOTHEST = 0.2  # of all blocks are taken to hold noise alone
 CORRELATED = 0.15  # correlation of neighbours from which noise is called correlated
 SECOND_DIFFERENCE = (1 / 6**0.5, -2 / 6**0.5, 1 / 6**0.5)  # along one axis; of unit energy
+QUARTERS = 4  # groups of blocks by brightness, of which the first and the last are compared
 DEPENDENT = 1.3  # times as much noise in bright as in dark places from which it is called dependent on brightness
 
 
@@ -173,7 +174,7 @@ def brightness_dependence(noisy: Tensor) -> Tensor:
     """
     ratios = []
     for image in noisy.split(1):
-        _, levels = noise_levels(image, groups=4)
+        _, levels = noise_levels(image, groups=QUARTERS)
         known = len(levels) == 4 and levels[0] > 0
         ratios.append(levels[-1] / levels[0] if known else levels.new_ones(()))
     return torch.stack(ratios).to(noisy.dtype)

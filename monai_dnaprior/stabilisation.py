@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .noise import noise_levels
+from .noise import QUARTERS, noise_levels
 
-GROUPS = 6  # of blocks by brightness, through whose noise levels the variance is fitted
+GROUPS = (6, QUARTERS)  # of blocks by brightness, through whose noise levels the variance is fitted; fewer if small
 GRID = 4096
 FLOOR = 0.02  # of the mean variance is the least that is reckoned with
 
@@ -49,7 +49,8 @@ class Stabiliser:
         """Fit the variance to the noise levels of an image (1, C, H, W) in blocks of like brightness."""
         from scipy.optimize import nnls
 
-        means, levels = (values.cpu().numpy() for values in noise_levels(noisy, groups=GROUPS))
+        measured = (noise_levels(noisy, groups=groups) for groups in GROUPS)
+        means, levels = next((part.cpu().numpy() for part in pair) for pair in measured if len(pair[0]))
         powers = np.stack((np.ones_like(means), means, means**2), axis=1)
         seen = levels > 0
         weights = 1 / levels[seen] ** 2  # so that every level counts by its relative error

@@ -6,9 +6,12 @@ import pytest
 import torch
 from conftest import GUARDED, SHORT
 
+from monai_dnaprior import create_denoiser
 from monai_dnaprior.compare import decibels
+from monai_dnaprior.gates import treated
 from monai_dnaprior.noise import DEPENDENT, NoiseKind, add_noise, brightness_dependence, noise_levels
 from monai_dnaprior.priors import DNAPrior
+from monai_dnaprior.result import Record
 from monai_dnaprior.stabilisation import Stabiliser
 
 pytestmark = GUARDED
@@ -93,3 +96,24 @@ def test_an_empty_background_comes_out_as_it_is_on_another_scale_too() -> None:
     assert result.records[0].noise_variance is not None
     assert torch.equal(result.image[..., 162:, :], noisy[..., 162:, :])
     assert torch.equal(result.image[..., :18], noisy[..., :18])
+
+
+@pytest.mark.parametrize("side", range(18, 60, 4))
+@pytest.mark.parametrize("method", ["dna-prior", "iddp"])
+def test_small_images_with_such_noise_stay_finite(method: str, side: int) -> None:
+    noisy = add_noise(torch.linspace(0.1, 1, 50).expand(1, 1, side, 50), "poisson:20")
+    options = SHORT if method == "dna-prior" else {"refinements": 2}
+    result = create_denoiser(method, **options)(noisy)
+    assert result.image.isfinite().all()
+    assert result.records[0].stop_reason in ("steps", "discrepancy", "network")
+
+
+def test_what_is_made_not_finite_is_given_back() -> None:
+    def broken(noisy: torch.Tensor, sigma: float, kind: NoiseKind) -> tuple[torch.Tensor, Record]:
+        return noisy / 0, Record(sigma=sigma, stop_reason="filter")
+
+    noisy = add_noise(RAMP, "gaussian:25")
+    image, record = treated(noisy, broken, clean_sigma=0, stabilise=False)
+    assert torch.equal(image, noisy)
+    assert record.stop_reason == "non-finite"
+    assert "not finite" in record.warnings[-1]
