@@ -25,7 +25,8 @@ from monai_dnaprior.result import STOP_REASONS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("[a-z]*.md"))]
+WITHOUT_TABLES = ("cohorts.md",)
 RELIABILITY = (ROOT / "docs" / "reliability.md").read_text()
 BUNDLE_README = (ROOT / "bundles" / "dnaprior_denoise" / "docs" / "README.md").read_text()
 
@@ -122,7 +123,7 @@ def test_commands_are_targets_of_the_makefile() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_tables_are_the_measured_ones(page: Path) -> None:
     tables = re.findall(r"<!-- (\w+) -->\n(.*?)<!-- /\1 -->", page.read_text(), flags=re.S)
-    assert tables
+    assert tables or page.name in WITHOUT_TABLES
     for name, table in tables:
         assert table == (ROOT / "benchmarks" / "results" / f"{name}.md").read_text()
 
