@@ -101,15 +101,11 @@ def test_shares_of_a_folder_go_to_processes_as_shown(study: Path, command_path: 
     (script,) = shell_blocks(word)
     (study / "bundles").symlink_to(ROOT / "bundles")
     script = script.rstrip() + " --steps 5 --device cpu --progress False\n"
-    ranks = (
-        [{}] if word == "torchrun" else [{"SLURM_ARRAY_TASK_ID": rank, "SLURM_ARRAY_TASK_COUNT": "2"} for rank in "01"]
-    )
-    for number, rank in enumerate(ranks):
-        environment = {**command_path, **rank, "OMP_NUM_THREADS": "1"}
-        subprocess.run(["bash", "-c", script], env=environment, cwd=study, check=True, capture_output=True)
-        if word != "torchrun":
-            assert len(list((study / "denoised_study").glob("*_denoised.nii.gz"))) == number + 1
-    assert_denoised(study)
+    share = {} if word == "torchrun" else {"SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_TASK_COUNT": "2"}
+    environment = {**command_path, **share, "OMP_NUM_THREADS": "1"}
+    subprocess.run(["bash", "-c", script], env=environment, cwd=study, check=True, capture_output=True)
+    written = {path.name for path in (study / "denoised_study").glob("*_denoised.nii.gz")}
+    assert written == {f"{number}_denoised.nii.gz" for number in ((0, 1) if word == "torchrun" else (1,))}
 
 
 def test_every_page_is_on_the_front_page() -> None:
