@@ -46,9 +46,9 @@ def main() -> None:
     cells: dict[str, dict[str, Any]] = json.loads(path.read_text())["cells"] if path.exists() else {}
     for test in options.tests:
         cells.update(measured(test))
-    names = sorted(cells, key=lambda name: int(name[1:]))
-    lines = [[name, BARS[name], cells[name]["tried"], cells[name]["held"], cells[name]["note"]] for name in names]
-    publish("faults", {"cells": cells}, markdown_table(["", "test and bar", "tried", "held", "note"], lines))
+        names = sorted(cells, key=lambda name: int(name[1:]))
+        lines = [[name, BARS[name], cells[name]["tried"], cells[name]["held"], cells[name]["note"]] for name in names]
+        publish("faults", {"cells": cells}, markdown_table(["", "test and bar", "tried", "held", "note"], lines))
     if any(cell["held"] < cell["tried"] for cell in cells.values()):
         sys.exit(1)
 
