@@ -20,7 +20,7 @@ from publish import RESULTS, ROOT, publish
 from monai_dnaprior.compare import markdown_table
 
 BARS = {
-    "F1": "malformed NIfTI: refused in one line, nothing written, under 10 s and 1 GB",
+    "F1": "malformed NIfTI, NRRD, MetaImage, PNG, TIFF: refused in one line, nothing written, under 10 s and 1 GB",
     "F2": "malformed or unsupported DICOM: the same",
     "F3": "CT with flipped bytes: no traceback, no hang, memory capped",
     "F4": "odd series and other files under the identity: bit-exact",
