@@ -160,7 +160,7 @@ def test_any_size_is_denoised(shape: tuple[int, ...], method: str, tmp_path: Pat
 @pytest.mark.parametrize("method", ["dna-prior", "iddp"])
 def test_a_slice_of_4096_by_4096_is_one_of_any_size(method: str, tmp_path: Path, record_property: Any) -> None:
     source = write_volume(tmp_path / "in.nii", 4096, 4096)
-    steps = ("--steps=5", "--option=refinements=0") if method == "dna-prior" else ()  # the filter takes half an hour
+    steps = ("--steps=5", "--option=refinements=0") if method == "dna-prior" else ()  # the filter takes very long
     outcome = run("denoise", source, tmp_path / "out.nii", "--method", method, *steps, "--quiet", cwd=tmp_path)
     assert outcome.code == 0, outcome.stderr
     assert np.isfinite(values_of(tmp_path / "out.nii")).all()
