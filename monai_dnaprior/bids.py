@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__
-from .disk import write_whole
+from .disk import write_json, write_whole
 
 NAME = re.compile(r"(sub-[A-Za-z0-9]+(?:_[a-z]+-[A-Za-z0-9]+)*?)(?:_desc-[A-Za-z0-9]+)?(_[A-Za-z0-9]+)")
 DESCRIPTION = "dataset_description.json"
@@ -55,5 +55,5 @@ def describe_dataset(source: Path, output: Path) -> None:
         "SourceDatasets": [origin],
     }
     output.mkdir(parents=True, exist_ok=True)
-    write_whole(output / DESCRIPTION, (json.dumps(derivative, indent=1) + "\n").encode())
+    write_json(output / DESCRIPTION, derivative)
     write_whole(output / ".bidsignore", ("\n".join(IGNORED) + "\n").encode())

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from .charts import Curve, chart, number
-from .findings import LAGS, Measures, findings, heading
-from .job import Outputs, sidecar_of
+from .findings import LAGS, LEFT_ALONE, Measures, findings, heading
+from .job import FALLBACK, Outputs, sidecar_of
 from .scan import Caps, CorruptScan, Scan
 from .sources import Source, sources_of
 from .views import BUDGET, MARGIN, MOST, Layout, Scales, Shown, View, inverted, spaced, stride, within_budget
@@ -122,7 +122,7 @@ def spread_of(scan: Scan, path: Path, caps: Caps) -> np.ndarray | None:
 def facts(sidecar: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """What one wants to know first: a name, a number, and what it means."""
     records, voxels, removed = sidecar["slices"], sidecar["voxels"], sidecar["residual"]
-    alone = sum(record["stop_reason"] in ("clean", "constant", "non-finite") for record in records)
+    alone = sum(record["stop_reason"] in (*LEFT_ALONE, FALLBACK) for record in records)
     sigmas = [record["sigma"] for record in records if record["sigma"] > 0]
     spread = f"{number(min(sigmas))} to {number(max(sigmas))}" if len(sigmas) > 1 else "in the scan's units"
     return [

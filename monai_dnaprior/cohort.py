@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import logging
 import math
 import time
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .bids import describe_dataset, named
-from .disk import write_whole
+from .disk import write_json
 from .rehearsal import rehearse
 from .scan import Caps, ScanError, UnsupportedScan
 from .sources import Source, find_sources
@@ -113,7 +112,7 @@ class Manifest:
     def write(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         rows = [asdict(row) for row in sorted(self.rows, key=lambda row: row.source)]
-        write_whole(self.path, (json.dumps(rows, indent=1) + "\n").encode())
+        write_json(self.path, rows)
         self.written = time.monotonic()
 
 
@@ -160,6 +159,8 @@ def exit_code_of(rows: Sequence[Row]) -> int:
     8
     """
     codes = {row.exit_code for row in rows}
-    if codes <= {0} or SOME_BAD in codes or 0 in codes:
-        return 0 if codes <= {0} else SOME_BAD
+    if codes <= {0}:
+        return 0
+    if codes & {0, SOME_BAD}:
+        return SOME_BAD
     return next(code for code in (CORRUPT, FAILED, NOTHING_VALID) if code in codes)

@@ -94,10 +94,10 @@ def read_dicom(paths: Sequence[Path], caps: Caps | None = None) -> DicomScan:
     caps = caps or Caps()
     place = paths[0] if len(paths) == 1 else paths[0].parent
     headers = {path: read_header(path) for path in paths}
-    total = sum(frame_size(path, header) for path, header in headers.items())
+    total = sum(frame_size(header) for header in headers.values())
     for path, header in headers.items():
         pixels = int(header.Rows) * int(header.Columns)
-        caps.admit(path, decoded=frame_size(path, header), encoded=path.stat().st_size, pixels=pixels)
+        caps.admit(path, decoded=frame_size(header), encoded=path.stat().st_size, pixels=pixels)
     caps.admit(place, decoded=total, encoded=total, pixels=1)
     with tolerant(place):
         paths, step, cautions = sorted_along_normal(place, headers)
@@ -198,7 +198,7 @@ def check_kind(path: Path, header: Dataset) -> None:
             raise UnsupportedScan(path, f"has no {keyword}, which a derived image must refer to")
 
 
-def frame_size(path: Path, header: Dataset) -> int:
+def frame_size(header: Dataset) -> int:
     return int(header.Rows) * int(header.Columns) * int(header.BitsAllocated) // 8
 
 
@@ -217,8 +217,8 @@ def read_pixels(path: Path, header: Dataset) -> np.ndarray:
     if syntax.is_compressed:
         if not get_decoder(syntax).is_available:
             raise UnsupportedScan(path, f"is stored as {syntax.name}; pip install 'monai-dnaprior[codecs]' to read it")
-    elif len(dataset.PixelData) < frame_size(path, header):
-        raise CorruptScan(path, f"is cut short: {len(dataset.PixelData)} of {frame_size(path, header)} bytes of pixels")
+    elif len(dataset.PixelData) < frame_size(header):
+        raise CorruptScan(path, f"is cut short: {len(dataset.PixelData)} of {frame_size(header)} bytes of pixels")
     try:
         pixels = dataset.pixel_array
     except MemoryError:

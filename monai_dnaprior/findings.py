@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .job import FALLBACK
 from .noise import CORRELATED, local_mean, noise_correlation
 from .views import Shown
 
@@ -24,7 +25,6 @@ CERTAIN = 4  # standard errors
 EDGES = 1.5  # times as much removed at edges as in flat places; noise that depends on brightness alone gives about 1.3
 STEEP, FLAT = 0.9, 0.5  # quantiles of the slope of the denoised image, above and below which there are edges, and none
 LEFT_ALONE = {"clean": "they hold hardly any noise", "constant": "there is nothing in them to fit"}
-FALLBACK = "non-finite"
 
 
 @dataclass(frozen=True)

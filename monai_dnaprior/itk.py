@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import SimpleITK
 
-from .scan import Caps, CorruptScan, Scan, UnsupportedScan, limits_of, ras_affine
+from .scan import Caps, CorruptScan, Scan, UnsupportedScan, largest_slice, limits_of, ras_affine
 
 PICTURES = (".png", ".tif", ".tiff")
 FORMATS = {".nrrd": "NrrdImageIO", ".mha": "MetaImageIO", ".png": "PNGImageIO"} | dict.fromkeys(
@@ -150,8 +150,7 @@ def checked_size(path: Path, reader: SimpleITK.ImageFileReader, caps: Caps) -> i
     if kind.kind not in "iuf":
         raise UnsupportedScan(path, "has voxels that are neither integers nor floats")
     decoded = kind.itemsize * components * int(np.prod(size, dtype=object))
-    sides = sorted(size[:3])
-    caps.admit(path, decoded=decoded, encoded=path.stat().st_size, pixels=sides[-1] * sides[-2])
+    caps.admit(path, decoded=decoded, encoded=path.stat().st_size, pixels=largest_slice(size))
     return decoded
 
 

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from . import __version__, bids
 from .denoisers import create_denoiser
-from .disk import hash_of, write_whole
+from .disk import hash_of, write_json
 from .partial import KeptPart, Partial
 from .rehearsal import rehearse
 from .result import Denoiser, Record
@@ -152,10 +152,6 @@ def write_values(scan: Scan, result: Denoised, staged: Outputs, settings: Settin
         scan.write_values(file, volume)
         if fields := bids.fields(stem_of(file.name), what):
             write_json(sidecar_of(file), fields)
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def check_output(source: Source, output: Path) -> None:

@@ -12,7 +12,7 @@ from typing import IO, Any
 import nibabel
 import numpy as np
 
-from .scan import Caps, CorruptScan, Scan, UnsupportedScan, limits_of
+from .scan import Caps, CorruptScan, Scan, UnsupportedScan, largest_slice, limits_of
 
 SUFFIXES = (".nii", ".nii.gz")
 TYPES = {
@@ -215,19 +215,19 @@ def check_extensions(path: Path, block: bytes, endianness: str) -> None:
         place += size
 
 
-def largest_slice(shape: tuple[int, ...]) -> int:
-    sides = sorted(shape[:3])
-    return sides[-1] * sides[-2]
-
-
 def write_file(path: Path, head: bytes, array: np.ndarray) -> None:
     """Header and voxels, compressed if the name says so; the same bytes for the same content."""
     with path.open("wb") as file:
         if path.name.endswith(".gz"):
-            with gzip.GzipFile(filename="", mode="wb", fileobj=file, compresslevel=COMPRESSION, mtime=0) as packed:
+            with compressed(file) as packed:
                 write_parts(packed, head, array)
         else:
             write_parts(file, head, array)
+
+
+def compressed(file: IO[bytes]) -> gzip.GzipFile:
+    """What compresses into a file, without a name or a time, which would make equal contents differ."""
+    return gzip.GzipFile(filename="", mode="wb", fileobj=file, compresslevel=COMPRESSION, mtime=0)
 
 
 def write_parts(file: Any, head: bytes, array: np.ndarray) -> None:
@@ -242,6 +242,6 @@ def nifti_of(values: np.ndarray, affine: np.ndarray | None) -> bytes:
     array = array[..., 0] if array.shape[-1] == 1 else array
     image = nibabel.Nifti1Image(array.astype(np.float32), np.eye(4) if affine is None else affine)
     buffer = io.BytesIO()
-    with gzip.GzipFile(filename="", mode="wb", fileobj=buffer, compresslevel=COMPRESSION, mtime=0) as packed:
+    with compressed(buffer) as packed:
         packed.write(image.to_bytes())
     return buffer.getvalue()

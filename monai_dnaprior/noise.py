@@ -175,7 +175,7 @@ def brightness_dependence(noisy: Tensor) -> Tensor:
     ratios = []
     for image in noisy.split(1):
         _, levels = noise_levels(image, groups=QUARTERS)
-        known = len(levels) == 4 and levels[0] > 0
+        known = len(levels) == QUARTERS and levels[0] > 0
         ratios.append(levels[-1] / levels[0] if known else levels.new_ones(()))
     return torch.stack(ratios).to(noisy.dtype)
 

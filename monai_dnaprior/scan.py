@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -191,8 +192,18 @@ def representable(high: float) -> float:
 
 def limits_of(dtype: np.dtype) -> tuple[float, float]:
     """The lowest and highest number of a type."""
-    info: Any = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
-    return (float(info.min), float(info.max)) if dtype.kind == "f" else (int(info.min), int(info.max))
+    info, number = (np.finfo(dtype), float) if dtype.kind == "f" else (np.iinfo(dtype), int)
+    return number(info.min), number(info.max)
+
+
+def largest_slice(shape: Sequence[int]) -> int:
+    """The pixels of the largest slice of a volume, however it is cut.
+
+    >>> largest_slice((2, 5, 3, 100))
+    15
+    """
+    sides = sorted(shape[:3])
+    return sides[-1] * sides[-2]
 
 
 def same_bits(one: np.ndarray, other: np.ndarray) -> bool:

@@ -53,9 +53,10 @@ def test_a_sound_scan_passes_and_leaves_nothing(
 def test_modules_of_the_working_directory_are_not_imported(
     source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "json.py").write_text("import os\nos._exit(7)\n")
+    (tmp_path / "json.py").write_text(f"import os\nos.mkdir({str(tmp_path / 'imported')!r})\nos._exit(7)\n")
     monkeypatch.chdir(tmp_path)
     rehearse(source, Caps())
+    assert not (tmp_path / "imported").exists()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
