@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("tests", nargs="*", default=["tests/faults"], help="files of tests (all)")
     options = parser.parse_args()
     path = RESULTS / "faults.json"
-    cells: dict[str, dict[str, Any]] = json.loads(path.read_text())["cells"] if path.exists() else {}
+    cells: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["cells"] if path.exists() else {}
     cells.update(measured(options.tests))
     names = sorted(cells, key=lambda name: int(name[1:]))
     lines = [[name, BARS[name], cells[name]["tried"], cells[name]["held"], cells[name]["note"]] for name in names]

@@ -19,19 +19,21 @@ PACKAGES = ("monai-dnaprior", "torch", "monai", "scikit-image")
 def publish(name: str, data: dict[str, Any], table: str) -> None:
     """Write ``NAME.json`` and ``NAME.md``, and put the table between the marks of that name on every page."""
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps({**about(), **data}, indent=1, ensure_ascii=False) + "\n")
-    (RESULTS / f"{name}.md").write_text(table + "\n")
+    (RESULTS / f"{name}.json").write_text(
+        json.dumps({**about(), **data}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
+    (RESULTS / f"{name}.md").write_text(table + "\n", encoding="utf-8")
     show(name)
 
 
 def show(name: str) -> None:
     """Put a table as it was written onto the pages that have its marks."""
-    table = (RESULTS / f"{name}.md").read_text()
+    table = (RESULTS / f"{name}.md").read_text(encoding="utf-8")
     for page in PAGES:
         begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
-        text = page.read_text()
+        text = page.read_text(encoding="utf-8")
         if begin in text:
-            page.write_text(text[: text.index(begin) + len(begin)] + table + text[text.index(end) :])
+            page.write_text(text[: text.index(begin) + len(begin)] + table + text[text.index(end) :], encoding="utf-8")
 
 
 def about() -> dict[str, Any]:
@@ -48,7 +50,7 @@ def about() -> dict[str, Any]:
 
 
 def cpu_name() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor()
 

@@ -334,12 +334,12 @@ def lead_cell(found: Found, noise: str, label: str) -> str:
 
 
 def read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.exists() else {}
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def write(path: Path, cells: dict[str, Any]) -> None:
     """Replace the file in one go, so that an interruption leaves a whole one."""
-    path.with_suffix(".part").write_text(json.dumps(cells, indent=1) + "\n")
+    path.with_suffix(".part").write_text(json.dumps(cells, indent=1) + "\n", encoding="utf-8")
     path.with_suffix(".part").replace(path)
 
 

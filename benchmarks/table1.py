@@ -102,7 +102,7 @@ def make_case(data: Path, modality: str, sigma: int, *, held_out: bool = False, 
 def merged(rows: list[Row], name: str) -> dict[tuple[str, str], dict[str, Any]]:
     """The rows by image and method, joined to what was measured before."""
     path = RESULTS / f"{name}.json"
-    before = json.loads(path.read_text())["rows"] if path.exists() else []
+    before = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
     cells = {(row["image"], row["method"]): row for row in before}
     for row in rows:
         cells[row.image, row.method] = {key: value for key, value in asdict(row).items() if key != "key"}

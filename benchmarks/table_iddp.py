@@ -114,7 +114,7 @@ def real_cases(folder: Path) -> list[Case]:
 def write(method: str, row: str, psnr: float, ssim: float, *, steps: int, images: int) -> None:
     """Add one mean to the results, and publish the table."""
     path = RESULTS / "table_iddp.json"
-    cells: dict[str, dict[str, Any]] = json.loads(path.read_text())["cells"] if path.exists() else {}
+    cells: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["cells"] if path.exists() else {}
     cells[f"{row} {method}"] = {
         "psnr": round(float(psnr), 3), "ssim": round(float(ssim), 4), "steps": steps, "images": images
     }  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import signal
@@ -187,7 +188,7 @@ def run_compare(options: argparse.Namespace) -> int:
     device = str(computing_device(device_name(options.device)))
     compare(cases, methods, options.output, device=device, progress=not options.quiet)
     if not options.quiet:
-        print((options.output / "table.md").read_text(), end="")
+        print((options.output / "table.md").read_text(encoding="utf-8"), end="")
     return 0
 
 
@@ -236,6 +237,8 @@ def terminate(*_: object) -> NoReturn:
 def console() -> NoReturn:
     """:func:`main` as a process: ended at once by Ctrl-C and SIGTERM, with what is finished kept for ``--resume``."""
     signal.signal(signal.SIGTERM, terminate)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that knows no Greek still gets its table
     try:
         code: Any = main()
     except KeyboardInterrupt:

@@ -42,7 +42,7 @@ def fields(stem: str, what: str) -> dict[str, Any]:
 def describe_dataset(source: Path, output: Path) -> None:
     """Write the description of a derivative dataset, if the source is a dataset with one."""
     try:
-        described = json.loads((source / DESCRIPTION).read_text())
+        described = json.loads((source / DESCRIPTION).read_text(encoding="utf-8"))
         name, standard = str(described["Name"]), str(described["BIDSVersion"])
     except (OSError, ValueError, KeyError, TypeError):
         return

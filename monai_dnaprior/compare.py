@@ -106,7 +106,7 @@ def load_cases(
 
 def case_name(path: str | Path) -> str:
     """The name of a picture or a scan without its suffix."""
-    name = Path(path).name
+    name = Path(path).name.encode(errors="backslashreplace").decode()  # a file's name may be no text
     return Path(name).stem if name.lower().endswith(PICTURE_SUFFIXES) else scan_stem(name)
 
 
@@ -179,7 +179,7 @@ def compare(
             [*rows, *done.values()], folder / "table.csv"
         )  # also what an earlier run did and this comes to later
     write_rows(rows, folder / "table.csv")
-    (folder / "table.md").write_text(markdown(rows))
+    (folder / "table.md").write_text(markdown(rows), encoding="utf-8")
     draw_grid(list(strips(cases, list(methods), folder)), folder / "grid.png")
     draw_quality(rows, folder / "plot.png")
     return rows
@@ -262,14 +262,14 @@ def peak_memory() -> Iterator[list[int]]:
 
 def resident_memory() -> int:
     try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        return int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
         return 0
 
 
 def write_rows(rows: Sequence[Row], path: Path) -> None:
     temporary = path.with_suffix(".tmp")
-    with temporary.open("w", newline="") as file:
+    with temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Row)])
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)
@@ -280,7 +280,7 @@ def read_rows(path: Path) -> list[Row]:
     if not path.exists():
         return []
     kinds = {"steps": int, "image": str, "method": str, "stop_reason": str, "error": str, "key": str}
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         stored: Iterator[dict[str, Any]] = csv.DictReader(file)
         return [Row(**{name: kinds.get(name, float)(text) for name, text in row.items() if text}) for row in stored]
 

@@ -172,7 +172,7 @@ def finished_before(output: Path, key: Mapping[str, Any], settings: Settings) ->
     """The report of an earlier run that made this output from the same input with the same settings."""
     sidecar = sidecar_of(output)
     try:
-        report = json.loads(sidecar.read_text()) if settings.resume else {}
+        report = json.loads(sidecar.read_text(encoding="utf-8")) if settings.resume else {}
     except (OSError, ValueError):
         report = {}
     if any(report.get(name) != value for name, value in key.items()) or report.get("output") != hash_of(output):

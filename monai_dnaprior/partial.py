@@ -104,4 +104,4 @@ class Partial:
 
 
 def read_text(path: Path) -> str | None:
-    return path.read_text() if path.is_file() else None
+    return path.read_text(encoding="utf-8") if path.is_file() else None

@@ -57,7 +57,8 @@ def rehearse(source: Source, caps: Caps, *, timeout: float | None = None) -> Non
             run = subprocess.run(
                 command,
                 input=json.dumps({**request, "folder": folder}),
-                text=True,
+                encoding="utf-8",
+                errors="replace",  # a native reader may complain in any bytes
                 capture_output=True,
                 timeout=seconds,
                 cwd=folder,  # an empty one: modules are imported from where a process begins
@@ -107,7 +108,7 @@ def limit_memory(size: int) -> None:
     if resource is None:
         return
     try:
-        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        used = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + size, resource.getrlimit(resource.RLIMIT_AS)[1]))
     except (OSError, ValueError):  # no /proc, or a lower limit that may not be raised
         return

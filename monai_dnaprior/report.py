@@ -170,4 +170,4 @@ def rendered(template: str, context: Mapping[str, Any]) -> bytes:
     loader = FileSystemLoader(Path(__file__).parent)
     pages = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     pages.filters["number"] = number
-    return pages.get_template(template).render(notice=NOTICE, **context).encode()
+    return pages.get_template(template).render(notice=NOTICE, **context).encode(errors="backslashreplace")

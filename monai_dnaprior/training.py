@@ -130,7 +130,7 @@ class TrainingLog:
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / "log.csv"
         fresh = not path.exists()
-        with path.open("a", newline="") as file:
+        with path.open("a", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             if fresh:
                 writer.writerow(self.COLUMNS)

@@ -36,27 +36,32 @@ class Outcome:
 
 
 def start(
-    *arguments: object, cwd: Path, largest_file: int | None = None, wrapper: tuple[object, ...] = ()
+    *arguments: object,
+    cwd: Path,
+    largest_file: int | None = None,
+    wrapper: tuple[object, ...] = (),
+    **environment: str,
 ) -> subprocess.Popen:
-    """``monai-dnaprior`` with these arguments, its temporary files below ``cwd/tmp``."""
+    """``monai-dnaprior`` with these arguments and variables, its temporary files below ``cwd/tmp``."""
     (cwd / "tmp").mkdir(exist_ok=True)
     command = [*map(str, wrapper), sys.executable, "-m", "monai_dnaprior", *map(str, arguments)]
     if largest_file is not None:
         command = ["prlimit", f"--fsize={largest_file}", *command]
-    environment = {**os.environ, "TMPDIR": str(cwd / "tmp"), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "TMPDIR": str(cwd / "tmp"), "OMP_NUM_THREADS": "1", **environment}
     pipe = subprocess.PIPE
     return subprocess.Popen(
         command, cwd=cwd, env=environment, text=True, stdout=pipe, stderr=pipe, start_new_session=True
     )
 
 
-def run(*arguments: object, cwd: Path, largest_file: int | None = None) -> Outcome:
+def run(*arguments: object, cwd: Path, largest_file: int | None = None, **environment: str) -> Outcome:
     """Run ``monai-dnaprior`` to its end; the memory is that of the largest of its processes."""
     started = time.perf_counter()
     memory = cwd / "memory"
-    process = start(*arguments, cwd=cwd, largest_file=largest_file, wrapper=(sys.executable, "-c", MEASURED, memory))
+    wrapper = (sys.executable, "-c", MEASURED, memory)
+    process = start(*arguments, cwd=cwd, largest_file=largest_file, wrapper=wrapper, **environment)
     stdout, stderr = process.communicate()
-    largest = 1024 * int(memory.read_text())
+    largest = 1024 * int(memory.read_text(encoding="utf-8"))
     memory.unlink()
     return Outcome(process.returncode, stdout, stderr, time.perf_counter() - started, largest)
 

@@ -24,9 +24,11 @@ def write_dataset(folder: Path) -> None:
         image = nibabel.Nifti1Image(rng.normal(500, 50, shape).astype(np.int16), np.eye(4))
         image.header.set_xyzt_units("mm", "sec")
         nibabel.save(image, path)
-    (folder / "sub-01/func/sub-01_task-rest_bold.json").write_text('{"RepetitionTime": 1.0, "TaskName": "rest"}')
+    (folder / "sub-01/func/sub-01_task-rest_bold.json").write_text(
+        '{"RepetitionTime": 1.0, "TaskName": "rest"}', encoding="utf-8"
+    )
     described = {"Name": "made", "BIDSVersion": "1.9.0", "DatasetDOI": "doi:10.0000/made"}
-    (folder / "dataset_description.json").write_text(json.dumps(described))
+    (folder / "dataset_description.json").write_text(json.dumps(described), encoding="utf-8")
 
 
 @pytest.fixture
@@ -38,7 +40,7 @@ def derivative(tmp_path: Path) -> Path:
 
 
 def test_derivatives_are_named_and_described(derivative: Path) -> None:
-    description = json.loads((derivative / "dataset_description.json").read_text())
+    description = json.loads((derivative / "dataset_description.json").read_text(encoding="utf-8"))
     assert description["DatasetType"] == "derivative"
     assert description["GeneratedBy"][0]["Name"] == "monai-dnaprior"
     assert description["SourceDatasets"] == [{"DOI": "doi:10.0000/made"}]
@@ -62,7 +64,7 @@ def test_other_folders_get_no_description(tmp_path: Path, text: str | None) -> N
     write_dataset(tmp_path / "in")
     (tmp_path / "in" / "dataset_description.json").unlink()
     if text is not None:
-        (tmp_path / "in" / "dataset_description.json").write_text(text)
+        (tmp_path / "in" / "dataset_description.json").write_text(text, encoding="utf-8")
     assert main(["denoise", str(tmp_path / "in"), str(tmp_path / "out"), "--method", "identity", "--quiet"]) == 0
     assert not (tmp_path / "out" / "dataset_description.json").exists()
 

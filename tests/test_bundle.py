@@ -98,7 +98,7 @@ def test_check_properties_has_nothing_to_say(nifti_path: Path) -> None:
 
 
 def test_metadata_has_what_the_schema_requires() -> None:
-    metadata = json.loads((BUNDLE / "configs" / "metadata.json").read_text())
+    metadata = json.loads((BUNDLE / "configs" / "metadata.json").read_text(encoding="utf-8"))
     assert [key for key in REQUIRED_METADATA if not metadata.get(key)] == []
     assert metadata["version"] in metadata["changelog"]
     for side, name in (("inputs", "image"), ("outputs", "pred")):

@@ -91,7 +91,7 @@ def write_bundle(folder: Path, chain: dict[str, Any], line: dict[str, Any] | Non
     }  # fmt: skip
     (folder / "configs").mkdir(parents=True)
     path = folder / "configs" / "inference.json"
-    path.write_text(json.dumps(config))
+    path.write_text(json.dumps(config), encoding="utf-8")
     return path
 
 

@@ -53,7 +53,7 @@ def test_a_cohort_survives_its_workers_and_its_bad_cases(tmp_path: Path) -> None
     assert len(rows) == count
     assert exit_code_of(rows) == 8
     assert sum(row.status == "denoised" for row in rows) == count - bad
-    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text(encoding="utf-8"))
     assert [row["source"] for row in manifest] == sorted(row.source for row in rows)
     for row in rows:
         if row.status == "denoised":

@@ -59,7 +59,7 @@ def test_rows_hold_what_was_measured(case: Case, tmp_path: Path) -> None:
         assert row.stop_reason == "filter"
         assert row.image_correlation == pytest.approx(correlation(case.noisy - denoised, denoised), abs=0.001)
     assert read_rows(tmp_path / "table.csv") == rows
-    table = (tmp_path / "table.md").read_text()
+    table = (tmp_path / "table.md").read_text(encoding="utf-8")
     best = max(rows, key=lambda row: row.psnr)
     assert f"**{best.psnr}**" in table
     for name in ("grid.png", "plot.png"):
@@ -69,7 +69,7 @@ def test_rows_hold_what_was_measured(case: Case, tmp_path: Path) -> None:
 def test_without_a_clean_image_it_still_compares(case: Case, tmp_path: Path) -> None:
     rows = compare([Case("slice", case.noisy, None)], METHODS, tmp_path)
     assert all(row.psnr is None and row.residual_correlation is not None for row in rows)
-    assert "psnr" not in (tmp_path / "table.md").read_text()
+    assert "psnr" not in (tmp_path / "table.md").read_text(encoding="utf-8")
     assert (tmp_path / "plot.png").exists()
 
 
@@ -80,7 +80,7 @@ def test_a_method_that_fails_is_a_row_that_says_why(
     rows = compare([case], {"bm3d": ("bm3d", {}), **METHODS}, tmp_path)
     assert "ImportError: bm3d needs the package" in rows[0].error
     assert [bool(row.error) for row in rows] == [True, False, False]
-    assert "pip install" in (tmp_path / "table.md").read_text()
+    assert "pip install" in (tmp_path / "table.md").read_text(encoding="utf-8")
 
 
 def test_it_goes_on_where_it_stopped_and_starts_over_what_changed(

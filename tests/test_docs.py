@@ -23,7 +23,7 @@ from monai_dnaprior import priors
 from monai_dnaprior.__main__ import main
 
 DOCS = ROOT / "docs"
-COHORTS = (DOCS / "cohorts.md").read_text()
+COHORTS = (DOCS / "cohorts.md").read_text(encoding="utf-8")
 FAST = ["--method", "median", "--quiet"]
 
 
@@ -56,7 +56,7 @@ def test_the_cohort_command_runs_as_shown(study: Path) -> None:
 def command_path(tmp_path: Path) -> dict[str, str]:
     """An environment in which srun only runs what it is given."""
     (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "srun").write_text('#!/bin/sh\nexec "$@"\n')
+    (tmp_path / "bin" / "srun").write_text('#!/bin/sh\nexec "$@"\n', encoding="utf-8")
     (tmp_path / "bin" / "srun").chmod(0o755)
     return {
         **os.environ,
@@ -109,7 +109,7 @@ def test_shares_of_a_folder_go_to_processes_as_shown(study: Path, command_path: 
 
 
 def test_every_page_is_on_the_front_page() -> None:
-    front = (DOCS / "README.md").read_text()
+    front = (DOCS / "README.md").read_text(encoding="utf-8")
     pages = {path.name for path in DOCS.iterdir() if path.suffix in (".md", ".ipynb")} - {"README.md"}
     linked = re.findall(r"\]\((.*?)\)", front)
     assert {link for link in linked if not link.startswith("..")} == pages
@@ -121,7 +121,7 @@ def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     pyplot.switch_backend("agg")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(priors.PRESETS, "default", {"steps": 10})
-    cells = json.loads((DOCS / "tutorial.ipynb").read_text())["cells"]
+    cells = json.loads((DOCS / "tutorial.ipynb").read_text(encoding="utf-8"))["cells"]
     code = [cell for cell in cells if cell["cell_type"] == "code"]
     assert len(code) <= 10
     namespace: dict[str, Any] = {}
@@ -136,7 +136,7 @@ def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
 
 
 def test_the_tutorial_has_its_pictures() -> None:
-    cells = json.loads((DOCS / "tutorial.ipynb").read_text())["cells"]
+    cells = json.loads((DOCS / "tutorial.ipynb").read_text(encoding="utf-8"))["cells"]
     pictures = [output["data"]["image/png"] for cell in cells for output in cell.get("outputs", [])
                 if "image/png" in output.get("data", {})]  # fmt: skip
     assert len(pictures) == 3

@@ -84,7 +84,7 @@ def test_outside_a_mask_nothing_is_changed(source: Path, tmp_path: Path) -> None
     changed = values_of(tmp_path / "out.nii") != values_of(source)
     assert changed[inside > 0].mean() > 0.5
     assert not changed[inside == 0].any()
-    report = json.loads((tmp_path / "out.json").read_text())
+    report = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
     assert report["voxels"]["left_out"] == np.count_nonzero(inside == 0)
     assert report["configuration"]["mask"] == hash_of(mask)
 
@@ -128,7 +128,7 @@ def test_spread_needs_restarts(source: Path, tmp_path: Path, capsys: pytest.Capt
 
 def test_the_sidecar_says_what_was_done(source: Path, tmp_path: Path) -> None:
     row = denoise(source, tmp_path / "out.nii", **FIT)
-    report = json.loads((tmp_path / "out.json").read_text())
+    report = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
     assert report["notice"].startswith("Not a medical device")
     assert report["input"] == [hash_of(source)]
     assert report["output"] == hash_of(tmp_path / "out.nii")
@@ -146,7 +146,7 @@ def test_the_sidecar_says_what_was_done(source: Path, tmp_path: Path) -> None:
 
 def test_weights_are_part_of_the_configuration(source: Path, tmp_path: Path) -> None:
     denoise(source, tmp_path / "out.nii", method="iddp")
-    weights = json.loads((tmp_path / "out.json").read_text())["configuration"]["weights"]
+    weights = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))["configuration"]["weights"]
     assert weights == hash_of(Path(main.__code__.co_filename).with_name("iddp.safetensors"))
 
 
@@ -255,7 +255,7 @@ def test_a_folder_gives_a_tree_of_the_same_shape(source: Path, tmp_path: Path) -
     (tmp_path / "in" / "sub-01" / "anat").mkdir(parents=True)
     source.rename(tmp_path / "in" / "sub-01" / "anat" / "sub-01_acq-fast_T1w.nii.gz")
     write_series(tmp_path / "in" / "ct", np.random.default_rng(0).integers(0, 900, (2, 9, 9)).astype("<i2"))
-    (tmp_path / "in" / "notes.txt").write_text("nothing to see")
+    (tmp_path / "in" / "notes.txt").write_text("nothing to see", encoding="utf-8")
     assert main(["denoise", str(tmp_path / "in"), str(tmp_path / "out"), "--method", "median", "--quiet"]) == 0
     written = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
     stem = "sub-01/anat/sub-01_acq-fast_desc-denoised_T1w"
@@ -296,7 +296,7 @@ def test_real_files_come_back_or_are_refused_in_one_line(shared_data: Path, tmp_
         rows += denoise_all(shared_data / folder, tmp_path / folder, caps=Caps(), method="identity")
     assert {row.status for row in rows} == {"denoised", "refused"}
     refused = sorted(row.reason.removeprefix(f"{shared_data}/") for row in rows if row.status == "refused")
-    assert refused == (Path(__file__).parent / "refused.txt").read_text().splitlines()
+    assert refused == (Path(__file__).parent / "refused.txt").read_text(encoding="utf-8").splitlines()
     assert_identical(shared_data, rows)
     for row in rows:
         if "two slices of one position" in row.reason:  # copies of one image: each by itself is treated

@@ -74,7 +74,7 @@ def test_several_series_in_a_folder_are_told_apart(tmp_path: Path, pixels: np.nd
 
 def test_find_scans_lists_files_and_series_below_a_folder(tmp_path: Path, nifti_path: Path, pixels: np.ndarray) -> None:
     write_series(tmp_path / "a" / "1.2.840.7", pixels, positions=axial(4), orientation=(1, 0, 0, 0, 1, 0))
-    (tmp_path / "a" / "notes.txt").write_text("not an image")
+    (tmp_path / "a" / "notes.txt").write_text("not an image", encoding="utf-8")
     scans = find_scans(tmp_path)
     assert [scan["image"] for scan in scans] == [str(nifti_path), str(tmp_path / "a" / "1.2.840.7")]
 

@@ -24,11 +24,11 @@ from monai_dnaprior.cohort import CORRUPT, FAILED, NOTHING_VALID, SOME_BAD
 from monai_dnaprior.result import STOP_REASONS
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("[a-z]*.md"))]
 WITHOUT_TABLES = ("cohorts.md",)
-RELIABILITY = (ROOT / "docs" / "reliability.md").read_text()
-BUNDLE_README = (ROOT / "bundles" / "dnaprior_denoise" / "docs" / "README.md").read_text()
+RELIABILITY = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+BUNDLE_README = (ROOT / "bundles" / "dnaprior_denoise" / "docs" / "README.md").read_text(encoding="utf-8")
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -76,7 +76,7 @@ def test_comparison_command_runs_as_shown(nifti_path: Path, tmp_path: Path, monk
     block = next(block for block in blocks(README, "bash") if "compare" in block)
     assert "iddp" in block
     assert main([*shlex.split(block)[1:], "--steps", "10", "--quiet"]) == 0
-    assert "Error" not in (tmp_path / "comparison" / "table.md").read_text()
+    assert "Error" not in (tmp_path / "comparison" / "table.md").read_text(encoding="utf-8")
     names = ["table.md", "table.csv", "grid.png", "plot.png"]
     assert all((tmp_path / "comparison" / name).stat().st_size > 0 for name in names)
 
@@ -116,16 +116,16 @@ def test_number_of_denoisers_is_right() -> None:
 def test_commands_are_targets_of_the_makefile() -> None:
     commands = re.findall(r"^make (\w+)", "".join(blocks(README, "bash")), flags=re.M)
     assert commands == ["demo", "test"]
-    makefile = (ROOT / "Makefile").read_text()
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert all(re.search(rf"^{target}:", makefile, flags=re.M) for target in commands)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_tables_are_the_measured_ones(page: Path) -> None:
-    tables = re.findall(r"<!-- (\w+) -->\n(.*?)<!-- /\1 -->", page.read_text(), flags=re.S)
+    tables = re.findall(r"<!-- (\w+) -->\n(.*?)<!-- /\1 -->", page.read_text(encoding="utf-8"), flags=re.S)
     assert tables or page.name in WITHOUT_TABLES
     for name, table in tables:
-        assert table == (ROOT / "benchmarks" / "results" / f"{name}.md").read_text()
+        assert table == (ROOT / "benchmarks" / "results" / f"{name}.md").read_text(encoding="utf-8")
 
 
 def test_command_of_the_table_writes_it_anew(tmp_path: Path, few_steps: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,11 +134,11 @@ def test_command_of_the_table_writes_it_anew(tmp_path: Path, few_steps: None, mo
     monkeypatch.setattr(publish, "RESULTS", tmp_path)
     monkeypatch.setattr(publish, "PAGES", [tmp_path / "README.md"])
     monkeypatch.setattr("sys.argv", ["quality.py"])
-    (tmp_path / "README.md").write_text(README)
+    (tmp_path / "README.md").write_text(README, encoding="utf-8")
     quality.main()
-    rows = json.loads((tmp_path / "quality.json").read_text())["rows"]
+    rows = json.loads((tmp_path / "quality.json").read_text(encoding="utf-8"))["rows"]
     assert [(row["sigma"], row["steps"]) for row in rows] == [(15, 10), (25, 10), (50, 10)]
-    written = (tmp_path / "README.md").read_text()
+    written = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert written.split("<!-- quality -->")[0] == README.split("<!-- quality -->")[0]
     assert written != README
 

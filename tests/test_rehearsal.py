@@ -23,7 +23,7 @@ def source() -> Source:
 
 def stand_in(path: Path, script: str) -> str:
     """A program that takes the place of Python."""
-    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
     path.chmod(0o755)
     return str(path)
 
@@ -53,7 +53,9 @@ def test_a_sound_scan_passes_and_leaves_nothing(
 def test_modules_of_the_working_directory_are_not_imported(
     source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "json.py").write_text(f"import os\nos.mkdir({str(tmp_path / 'imported')!r})\nos._exit(7)\n")
+    (tmp_path / "json.py").write_text(
+        f"import os\nos.mkdir({str(tmp_path / 'imported')!r})\nos._exit(7)\n", encoding="utf-8"
+    )
     monkeypatch.chdir(tmp_path)
     rehearse(source, Caps())
     assert not (tmp_path / "imported").exists()

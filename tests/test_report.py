@@ -54,13 +54,13 @@ def file(case: tuple[Source, Path]) -> Path:
 
 def test_the_report_says_what_was_done(file: Path) -> None:
     page = Page(file)
-    sidecar = json.loads(file.with_name("out.json").read_text())
+    sidecar = json.loads(file.with_name("out.json").read_text(encoding="utf-8"))
     for text in ("Not a medical device; keep the original.", "dna-prior", sidecar["output"], sidecar["input"][0]):
         assert text in page.text
     assert "3 of 3" in page.text
     assert f"torch {sidecar['versions']['torch']}" in page.text
     assert all(STOPPED_BY[record["stop_reason"]] in page.text for record in sidecar["slices"])
-    headings = re.findall(r"<h(\d)", file.read_text())
+    headings = re.findall(r"<h(\d)", file.read_text(encoding="utf-8"))
     assert headings[0] == "1"
     assert all(int(after) - int(before) <= 1 for before, after in itertools.pairwise(headings))
 
@@ -78,7 +78,7 @@ def test_every_picture_and_chart_can_be_read_aloud(file: Path) -> None:
 
 
 def test_nothing_is_fetched_and_the_file_is_small(file: Path) -> None:
-    text = file.read_text()
+    text = file.read_text(encoding="utf-8")
     assert file.stat().st_size < LARGEST
     assert not re.search(r"(src|href|action)=[\"'](?!data:|#)", text)
     assert not re.search(r"https?:|url\(|@import|fetch\(|\{\{|\{%", text)
@@ -97,7 +97,7 @@ def test_dicom_looks_as_it_is_stored_and_nothing_of_its_header_is_told(tmp_path:
     write_series(tmp_path / "ct", pixels, PatientName=CANARY, PatientID=CANARY, SeriesDescription=CANARY)
     source, output = denoised(tmp_path / "ct", tmp_path / "out", method="median")
     write_report(source, output, tmp_path / "out.html")
-    text = (tmp_path / "out.html").read_text()
+    text = (tmp_path / "out.html").read_text(encoding="utf-8")
     assert CANARY not in text
     assert str(tmp_path) not in text
     image = decoded(Page(tmp_path / "out.html").all("img")[0]["src"])
@@ -117,7 +117,7 @@ def test_names_are_escaped(tmp_path: Path) -> None:
     scan = write_volume(tmp_path / "scan.nii", noisy_volume())
     source, output = denoised(scan, tmp_path / "<b onload=x>.nii", method="median")
     write_report(source, output, tmp_path / "out.html")
-    assert "<b onload" not in (tmp_path / "out.html").read_text()
+    assert "<b onload" not in (tmp_path / "out.html").read_text(encoding="utf-8")
     assert "<b onload=x>" in Page(tmp_path / "out.html").text
 
 
@@ -162,17 +162,17 @@ def test_a_report_that_cannot_be_is_refused_in_one_line(tmp_path: Path, capsys: 
 
     refused(2, "does not exist")
     source, _ = denoised(scan, output, method="median")
-    content = (tmp_path / "out.json").read_text()
+    content = (tmp_path / "out.json").read_text(encoding="utf-8")
     (tmp_path / "out.json").unlink()
     refused(2, "has no out.json beside it")
-    (tmp_path / "out.json").write_text("{")
+    (tmp_path / "out.json").write_text("{", encoding="utf-8")
     refused(4, "is no JSON")
-    (tmp_path / "out.json").write_text("[]")
+    (tmp_path / "out.json").write_text("[]", encoding="utf-8")
     refused(4, "is not what denoise writes")
     for name in ("voxels", "sigma", "clipped", "slice_dim"):
-        (tmp_path / "out.json").write_text(content.replace(f'"{name}"', '"another"'))
+        (tmp_path / "out.json").write_text(content.replace(f'"{name}"', '"another"'), encoding="utf-8")
         refused(4, "is not what denoise writes")
-    (tmp_path / "out.json").write_text(content)
+    (tmp_path / "out.json").write_text(content, encoding="utf-8")
     assert read_sidecar(source, output)["fallbacks"] == 0
     bytes_of_scan = scan.read_bytes()
     scan.write_bytes(bytes_of_scan[:-1] + b"\x01")
@@ -227,7 +227,7 @@ def test_an_index_finds_the_reports_after_the_folder_was_moved(cohort: Path) -> 
     moved = cohort / "moved"
     write_index(moved / "manifest.json", moved / "index.html")
     assert Page(moved / "index.html").all("a") == []
-    (moved / "a_denoised.html").write_text("")
+    (moved / "a_denoised.html").write_text("", encoding="utf-8")
     write_index(moved / "manifest.json", cohort / "elsewhere.html")
     assert [link["href"] for link in Page(cohort / "elsewhere.html").all("a")] == ["moved/a_denoised.html"]
 
@@ -245,7 +245,7 @@ def test_a_manifest_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedScan, match="cannot be read"):
         write_index(tmp_path / "manifest.json", tmp_path / "index.html")
     for content in ("{", "[1]", '[{"source": "a"}]', '{"a": 1}'):
-        (tmp_path / "manifest.json").write_text(content)
+        (tmp_path / "manifest.json").write_text(content, encoding="utf-8")
         with pytest.raises(CorruptScan, match="is not what denoise writes"):
             write_index(tmp_path / "manifest.json", tmp_path / "index.html")
 
@@ -300,7 +300,7 @@ def test_the_page_works_with_keyboard_and_mouse(file: Path) -> None:
 @needs_browser
 def test_without_a_script_both_images_stand_side_by_side(file: Path, tmp_path: Path) -> None:
     plain = tmp_path / "plain.html"
-    plain.write_text(re.sub(r"<script>.*</script>", "", file.read_text(), flags=re.S))
+    plain.write_text(re.sub(r"<script>.*</script>", "", file.read_text(encoding="utf-8"), flags=re.S), encoding="utf-8")
     with browser.Browser() as window:
         window.open(plain)
         script = "return [...document.querySelectorAll('img')].map((one) => one.getBoundingClientRect().toJSON())"

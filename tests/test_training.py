@@ -47,7 +47,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory, clean_slice: Tensor) -> P
 
 def command(config: str, *overrides: str, source: Path, target: Path) -> list[str]:
     """The command of the bundle's page with this configuration, for these folders."""
-    page = (BUNDLE / "docs" / "README.md").read_text()
+    page = (BUNDLE / "docs" / "README.md").read_text(encoding="utf-8")
     shown = [text for text in re.findall(r"```bash\n(.*?)```", page, flags=re.S) if f"/{config}.json" in text]
     words = shlex.split(shown[0].replace("\\\n", " "))
     meant = {
@@ -174,7 +174,7 @@ def test_learning_rate_stays_and_falls_linearly() -> None:
 
 
 def log_of(folder: Path) -> list[dict[str, str]]:
-    with (folder / "log.csv").open() as file:
+    with (folder / "log.csv").open(encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
@@ -296,7 +296,7 @@ def test_check_properties_has_nothing_to_say(config: str, workflow_type: str, ni
 def test_bundle_is_complete_and_its_metadata_describe_the_network() -> None:
     for name in "LICENSE configs/logging.conf models/model.pt docs/README.md docs/data_license.txt".split():
         assert (BUNDLE / name).stat().st_size > 0
-    metadata = json.loads((BUNDLE / "configs" / "metadata.json").read_text())
+    metadata = json.loads((BUNDLE / "configs" / "metadata.json").read_text(encoding="utf-8"))
     assert [key for key in REQUIRED_METADATA if not metadata.get(key)] == []
     assert metadata["version"] in metadata["changelog"]
     described = metadata["network_data_format"]

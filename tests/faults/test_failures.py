@@ -101,7 +101,7 @@ def test_a_fit_that_fails_gives_back_its_slice_alone(
     before, after, expected = values_of(source), values_of(tmp_path / "out.nii"), values_of(tmp_path / "sound.nii")
     assert np.array_equal(after[..., 2], before[..., 2])
     assert np.array_equal(after[..., [0, 1, 3]], expected[..., [0, 1, 3]])
-    report = json.loads((tmp_path / "out.json").read_text())
+    report = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
     assert [record["stop_reason"] == "non-finite" for record in report["slices"]] == [False, False, True, False]
     assert report["fallbacks"] == 1
 
@@ -127,7 +127,7 @@ def test_bad_cases_stop_no_others(tmp_path: Path, capsys: pytest.CaptureFixture,
     broken[1].write_bytes(b"")
     broken[2].write_bytes(b"no scan")
     rows = list(denoise_all(tmp_path / "in", tmp_path / "out", caps=Caps(), **FIT))
-    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text(encoding="utf-8"))
     assert [Row(**{**row, "warnings": tuple(row["warnings"])}) for row in manifest] == rows
     assert len(rows) == count
     assert [row.source for row in rows if row.exit_code == 4] == [str(path) for path in broken]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import struct
 import zlib
 from collections.abc import Callable
@@ -174,8 +175,10 @@ def test_no_element_names_a_file(tmp_path: Path, capsys: pytest.CaptureFixture) 
     made = {f"series-0{number}_{what}" for number in (1, 2) for what in ("denoised/0001.dcm", "denoised.json")}
     made |= {f"series-0{number}_residual.nii.gz" for number in (1, 2)} | {"manifest.json"}
     assert files == {f"out/scans/{name}" for name in made} | {"in/scans/0.dcm", "in/scans/1.dcm"}
-    assert not any(part in path.read_text() for path in output.glob("*.json") for part in ("evil", "..", "%n"))
-    assert json.loads((output / "manifest.json").read_text())[0]["status"] == "denoised"
+    assert not any(
+        part in path.read_text(encoding="utf-8") for path in output.glob("*.json") for part in ("evil", "..", "%n")
+    )
+    assert json.loads((output / "manifest.json").read_text(encoding="utf-8"))[0]["status"] == "denoised"
 
 
 def test_no_file_name_breaks_a_line(tmp_path: Path) -> None:
@@ -184,3 +187,19 @@ def test_no_file_name_breaks_a_line(tmp_path: Path) -> None:
     outcome = run("denoise", path, tmp_path / "out.nii", "--method", "identity", cwd=tmp_path)
     assert (outcome.code, outcome.stderr.count("\n"), "\x1b" in outcome.stderr) == (4, 1, False)
     assert "is empty" in outcome.stderr
+
+
+@pytest.mark.parametrize("command", ["denoise", "report", "compare"])
+def test_names_that_are_no_text_are_taken_in_any_locale(tmp_path: Path, command: str) -> None:
+    """Latin letters of an old disk are no UTF-8, and a locale may know ASCII alone."""
+    scan, output = (os.fsdecode(bytes(tmp_path) + name) for name in (b"/h\xe9.nii", b"/h\xe9 out.nii"))
+    nibabel.save(nibabel.Nifti1Image(np.random.default_rng(0).normal(100, 9, (24, 24, 2)), np.eye(4)), scan)
+    ascii_only = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
+    calls = {
+        "denoise": [["denoise", scan, output, "--method", "median"]],
+        "compare": [["compare", scan, "--methods", "median", "--noise", "gaussian:25", "--output", tmp_path / "table"]],
+    }
+    calls["report"] = [*calls["denoise"], ["report", scan, output]]
+    for arguments in calls[command]:
+        outcome = run(*arguments, cwd=tmp_path, **ascii_only)
+        assert outcome.code == 0, outcome
