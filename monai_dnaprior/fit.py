@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+
+from .stack import Stack
 
 CHECK_EVERY = 10  # steps between looks at the numbers, each of which waits for the device
 TRACE_EVERY = 50
@@ -19,6 +21,18 @@ Outcome = TypeVar("Outcome")
 
 Objective = Callable[[Tensor, nn.Module], tuple[Tensor, Tensor]]
 """``objective(noisy, network) -> (loss, estimate)``: a scalar to descend, and the image that it scores."""
+
+
+class JointObjective(Protocol):
+    """An objective that scores several images at once: ``(noisy, network) -> (a loss for each, estimates)``."""
+
+    def __call__(self, noisy: Tensor, network: nn.Module) -> tuple[Tensor, Tensor]: ...
+
+    def joined(self, others: Sequence[Any]) -> JointObjective:
+        """The objective of this image and of the others', in this order."""
+
+    def kept(self, places: Sequence[int]) -> JointObjective:
+        """The objective of the images at these places."""
 
 
 class StoppingRule(Protocol):
@@ -43,7 +57,7 @@ class FitResult:
 def fit(
     network: nn.Module,
     noisy: Tensor,
-    objective: Objective,
+    objective: Objective | JointObjective,
     *,
     steps: int,
     learning_rate: float,
@@ -75,30 +89,73 @@ def fit(
         the average, with ``stop_reason`` from the rule that ended the fit, ``"steps"`` when none did, or
         ``"non-finite"`` when the loss was.
     """
+    options: dict[str, Any] = {"decay": decay, "optimizer": optimizer, "averaging": averaging, "where": where}
+    return fit_each(network, noisy, objective, [stopping], steps=steps, learning_rate=learning_rate, **options)[0]
+
+
+def fit_each(
+    network: nn.Module,
+    noisy: Tensor,
+    objective: Objective | JointObjective,
+    stopping: Sequence[Sequence[StoppingRule]],
+    *,
+    steps: int,
+    learning_rate: float,
+    decay: Callable[[float], float],
+    optimizer: Callable[..., torch.optim.Optimizer],
+    averaging: float,
+    where: Tensor | None,
+) -> list[FitResult]:
+    """:func:`fit` for noisy images (B, C, H, W) at once, each with rules, and a result, of its own.
+
+    For more than one image the network is a :class:`~monai_dnaprior.stack.Stack`, the objective a
+    :class:`JointObjective` that gives a loss for each. An image whose fit ends leaves the others.
+    """
     descent = optimizer(network.parameters(), lr=learning_rate)
     average = torch.zeros_like(noisy)
-    trace: list[tuple[int, float, float]] = []
-    reason, step = None, 0
-    while reason is None and step < steps:
+    traces = [list[tuple[int, float, float]]() for _ in noisy]
+    results: dict[int, FitResult] = {}
+    fitting, step = list(range(len(noisy))), 0
+    while fitting:
         for group in descent.param_groups:
             group["lr"] = learning_rate * decay(step / steps)
         step += 1
         descent.zero_grad()
-        loss, estimate = objective(noisy, network)
-        loss.backward()
+        losses, estimate = objective(noisy, network)
+        losses.sum().backward()
         descent.step()
         estimate = estimate.detach()
         average = torch.lerp(average, estimate, max(1 - averaging, 10 / (step + 9)))
         if step % CHECK_EVERY and step < steps:
             continue
-        residual = root_mean_square(noisy - average if where is None else (noisy - average)[where])
-        if math.isfinite(loss.item()) and math.isfinite(residual):
-            reason = next(filter(None, (rule(residual, estimate, average) for rule in stopping)), None)
-        else:
-            reason = "non-finite"
-        if reason or step == steps or step % TRACE_EVERY == 0:
-            trace.append((step, loss.item(), residual))
-    return FitResult(average, step, reason or "steps", tuple(trace))
+        going_on: list[int] = []
+        for place, (number, loss) in enumerate(zip(fitting, losses.detach().reshape(-1).tolist(), strict=True)):
+            one = slice(place, place + 1)
+            left_over = (noisy[one] - average[one])[... if where is None else where[one]]
+            residual = root_mean_square(left_over)
+            reason = reason_to_stop(loss, residual, estimate[one], average[one], stopping[number])
+            if reason or step == steps or step % TRACE_EVERY == 0:
+                traces[number].append((step, loss, residual))
+            if reason or step == steps:
+                results[number] = FitResult(average[one], step, reason or "steps", tuple(traces[number]))
+            else:
+                going_on.append(place)
+        if going_on and len(going_on) < len(fitting):
+            cast(Stack, network).keep(going_on, descent)
+            objective = cast(JointObjective, objective).kept(going_on)
+            noisy, average = noisy[going_on], average[going_on]
+            where = None if where is None else where[going_on]
+        fitting = [fitting[place] for place in going_on]
+    return [results[number] for number in sorted(results)]
+
+
+def reason_to_stop(
+    loss: float, residual: float, estimate: Tensor, average: Tensor, rules: Sequence[StoppingRule]
+) -> str | None:
+    """What the first rule with a reason says, or ``"non-finite"`` of a fit that has failed."""
+    if not (math.isfinite(loss) and math.isfinite(residual)):
+        return "non-finite"
+    return next(filter(None, (rule(residual, estimate, average) for rule in rules)), None)
 
 
 @dataclass

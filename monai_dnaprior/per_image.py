@@ -14,10 +14,11 @@ from monai.inferers import SlidingWindowInferer
 from torch import Tensor, nn
 
 from .checks import check_not_negative, check_whole
-from .fit import Discrepancy, FitResult, MovingVariance, Objective, StoppingRule, fit, root_mean_square, side_by_side
+from .fit import Discrepancy, FitResult, JointObjective, MovingVariance, Objective, StoppingRule, root_mean_square
 from .gates import treated
 from .noise import NoiseKind, varying_pixels
 from .result import Record, Result, check_noisy
+from .together import Ask, Request, with_fits
 
 STOPPING = ("discrepancy", "variance", "steps")
 TILE = 1024  # larger images are fitted in tiles of this side
@@ -78,7 +79,7 @@ class PerImageFit:
         """The network that every fit of such images starts from: the same weights for the same seed."""
         raise TypeError(f"{type(self).__name__} names no network.")
 
-    def objective(self, network: nn.Module, noisy: Tensor, sigma: float, seed: int) -> Objective:
+    def objective(self, network: nn.Module, noisy: Tensor, sigma: float, seed: int) -> Objective | JointObjective:
         """What is minimised for one image (1, C, H, W), with randomness from this seed alone."""
         raise TypeError(f"{type(self).__name__} names no objective.")
 
@@ -98,35 +99,43 @@ class PerImageFit:
         """What a method makes of the fitted image in the end."""
         return estimate
 
-    def estimate(self, network: nn.Module, noisy: Tensor, where: Tensor, sigma: float, seed: int) -> FitResult:
+    def estimate(
+        self, ask: Ask, network: nn.Module, noisy: Tensor, where: Tensor, sigma: float, seed: int
+    ) -> FitResult:
         """The fit of one image (1, C, H, W), looking at the pixels where noise is seen."""
         offset, span = self.output_range(noisy)
-        result = fit(
-            network.to(noisy.device, memory_format=torch.channels_last),  # type: ignore[call-overload]
-            (noisy - offset) / span,
-            self.objective(network, noisy, sigma, seed),
-            steps=self.steps,
-            learning_rate=self.rate(noisy),
-            decay=self.decay,
-            optimizer=self.optimizer,
-            averaging=self.averaging,
-            stopping=self.rules(sigma / span),
-            where=where,
+        result = ask(
+            Request(
+                network.to(noisy.device, memory_format=torch.channels_last),  # type: ignore[call-overload]
+                (noisy - offset) / span,
+                self.objective(network, noisy, sigma, seed),
+                self.rules(sigma / span),
+                where,
+                {
+                    "steps": self.steps,
+                    "learning_rate": self.rate(noisy),
+                    "decay": self.decay,
+                    "optimizer": self.optimizer,
+                    "averaging": self.averaging,
+                },
+            )
         )
         trace = tuple((step, loss, residual * span) for step, loss, residual in result.trace)
         return replace(result, image=result.image * span + offset, trace=trace)
 
-    def estimate_in_tiles(self, initial: nn.Module, noisy: Tensor, where: Tensor, sigma: float, seed: int) -> FitResult:
+    def estimate_in_tiles(
+        self, ask: Ask, initial: nn.Module, noisy: Tensor, where: Tensor, sigma: float, seed: int
+    ) -> FitResult:
         """:meth:`estimate`, of a large image in overlapping tiles, each a fit of its own, in bounded memory."""
         if max(noisy.shape[-2:]) <= TILE:
-            return self.estimate(copy.deepcopy(initial), noisy, where, sigma, seed)
+            return self.estimate(ask, copy.deepcopy(initial), noisy, where, sigma, seed)
         results: list[FitResult] = []
 
         def estimated(window: Tensor) -> Tensor:
             tile, seen = window.tensor_split((noisy.shape[1],), 1)
             if not seen.any():
                 return tile
-            results.append(self.estimate(copy.deepcopy(initial), tile, seen > 0, sigma, seed))
+            results.append(self.estimate(ask, copy.deepcopy(initial), tile, seen > 0, sigma, seed))
             return results[-1].image
 
         image = SlidingWindowInferer((TILE, TILE), 1, mode="gaussian")(
@@ -156,26 +165,30 @@ class PerImageFit:
         initial = self.network(noisy.shape[1]) if network is None else checked_module(network)
         jobs = [(image, index, restart) for image, index in zip(noisy.split(1), indices, strict=True)
                 for restart in range(self.restarts)]  # fmt: skip
-        outcomes = side_by_side(partial(self.denoise_one, initial), *zip(*jobs, strict=True), device=noisy.device)
+        outcomes = with_fits(partial(self.denoise_one, initial), *zip(*jobs, strict=True), device=noisy.device)
         groups = [outcomes[start : start + self.restarts] for start in range(0, len(outcomes), self.restarts)]
         return combined(groups)
 
-    def denoise_one(self, initial: nn.Module, noisy: Tensor, index: int, restart: int) -> tuple[Tensor, Record]:
+    def denoise_one(
+        self, initial: nn.Module, ask: Ask, noisy: Tensor, index: int, restart: int
+    ) -> tuple[Tensor, Record]:
         """One image (1, C, H, W): leave it alone, or fit it, once more if that fails."""
 
         def fitted(noisy: Tensor, sigma: float, kind: NoiseKind) -> tuple[Tensor, Record]:
             seeds = [slice_seed(self.seed, index, attempt, noisy) for attempt in (2 * restart, 2 * restart + 1)]
-            return self._fitted(initial, noisy, sigma, seeds)
+            return self._fitted(ask, initial, noisy, sigma, seeds)
 
         return treated(noisy, fitted, clean_sigma=self.clean_sigma, stabilise=self.stabilise)
 
-    def _fitted(self, initial: nn.Module, noisy: Tensor, sigma: float, seeds: Sequence[int]) -> tuple[Tensor, Record]:
+    def _fitted(
+        self, ask: Ask, initial: nn.Module, noisy: Tensor, sigma: float, seeds: Sequence[int]
+    ) -> tuple[Tensor, Record]:
         """A noisy image where its pixels vary, fitted with the first of the seeds that does not fail."""
         where = varying_pixels(noisy)
         box = bounding_box(where)
         part, seen = noisy[box], where[box]
         for seed in seeds:
-            result = self.estimate_in_tiles(initial, part, seen, sigma, seed)
+            result = self.estimate_in_tiles(ask, initial, part, seen, sigma, seed)
             if result.stop_reason != "non-finite":
                 part = self.refined(part, result.image, sigma)
                 break

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,12 +11,13 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, pad
 
 from .checks import check_not_negative, check_whole
-from .fit import FitResult, Objective
+from .fit import FitResult
 from .losses import spectral_discrepancy, spectral_fidelity, squared_error, total_variation, variation
 from .networks import SkipNet, check_architecture, fixed_input
 from .noise import varying_pixels
 from .per_image import PerImageFit
 from .refinement import refine
+from .together import Ask
 
 TV_WEIGHT_PER_SIGMA = 0.3
 INPUT_NOISE_PER_SIGMA = 0.1
@@ -72,8 +74,8 @@ class SkipNetPrior(PerImageFit):
         check_not_negative(input_noise=self.input_noise)
         check_architecture(**self._architecture())
 
-    def loss(self, estimate: Tensor, noisy: Tensor, tv_weight: float) -> Tensor:
-        """What is minimised, (B,), for images (B, C, H, W)."""
+    def loss(self, estimate: Tensor, noisy: Tensor, tv_weight: Tensor) -> Tensor:
+        """What is minimised, (B,), for images (B, C, H, W) and weights (B,)."""
         raise TypeError(f"{type(self).__name__} names no loss.")
 
     def weight(self, noisy: Tensor, sigma: float) -> float:
@@ -93,24 +95,67 @@ class SkipNetPrior(PerImageFit):
     def output_range(self, noisy: Tensor) -> tuple[float, float]:
         return sigmoid_range(noisy) if self.sigmoid else (0.0, 1.0)
 
-    def objective(self, network: nn.Module, noisy: Tensor, sigma: float, seed: int) -> Objective:
+    def objective(self, network: nn.Module, noisy: Tensor, sigma: float, seed: int) -> SkipNetObjective:
         """The loss on the part of the network's output that was measured."""
         start = checked_start(network, channels=noisy.shape[1])
         height, width = noisy.shape[-2:]
         padded_height, padded_width = start.padded_size(height, width)
         z = fixed_input(channels=start.input_channels, height=padded_height, width=padded_width, seed=seed)
-        z = z.to(noisy.device, memory_format=torch.channels_last)
-        generator = torch.Generator(noisy.device).manual_seed(seed)
-        tv_weight = self.weight(noisy, sigma)
         input_noise = INPUT_NOISE_PER_SIGMA * sigma if self.input_noise is None else self.input_noise
+        return SkipNetObjective(
+            self.loss,
+            z.to(noisy.device, memory_format=torch.channels_last),
+            noisy.new_tensor([input_noise]),
+            noisy.new_tensor([self.weight(noisy, sigma)]),
+            [torch.Generator(noisy.device).manual_seed(seed)],
+        )
 
-        def objective(noisy: Tensor, network: nn.Module) -> tuple[Tensor, Tensor]:
-            perturbation = torch.randn(z.shape, generator=generator, device=z.device)  # contiguous: five times faster
-            perturbed = z + input_noise * perturbation.contiguous(memory_format=torch.channels_last)
-            estimate = network(perturbed)[..., :height, :width]
-            return self.loss(estimate, noisy, tv_weight).sum(), estimate
 
-        return objective
+@dataclass(frozen=True)
+class SkipNetObjective:
+    """What is minimised for images (B, C, H, W): a loss of the part of ``f(z + noise)`` that was measured.
+
+    Attributes:
+        loss: ``loss(estimate, noisy, tv_weight) -> (B,)``.
+        z: the fixed inputs (B, input channels, height, width), as large as the network needs them.
+        input_noise: standard deviation of what is added to z at every step, (B,).
+        tv_weight: weight of the total variation, (B,).
+        generators: of each image's input noise.
+    """
+
+    loss: Callable[[Tensor, Tensor, Tensor], Tensor]
+    z: Tensor
+    input_noise: Tensor
+    tv_weight: Tensor
+    generators: Sequence[torch.Generator]
+
+    def __call__(self, noisy: Tensor, network: nn.Module) -> tuple[Tensor, Tensor]:
+        perturbation = torch.empty_like(self.z, memory_format=torch.contiguous_format)  # drawn five times faster so
+        for noise, generator in zip(perturbation, self.generators, strict=True):
+            noise.normal_(generator=generator)
+        perturbation = perturbation.contiguous(memory_format=torch.channels_last)
+        estimate = network(self.z + self.input_noise[:, None, None, None] * perturbation)
+        estimate = estimate[..., : noisy.shape[-2], : noisy.shape[-1]]
+        return self.loss(estimate, noisy, self.tv_weight), estimate
+
+    def joined(self, others: Sequence[SkipNetObjective]) -> SkipNetObjective:
+        every = (self, *others)
+        return replace(
+            self,
+            z=torch.cat([one.z for one in every]),
+            input_noise=torch.cat([one.input_noise for one in every]),
+            tv_weight=torch.cat([one.tv_weight for one in every]),
+            generators=[generator for one in every for generator in one.generators],
+        )
+
+    def kept(self, places: Sequence[int]) -> SkipNetObjective:
+        return replace(
+            self,
+            z=self.z[places],
+            input_noise=self.input_noise[places],
+            tv_weight=self.tv_weight[places],
+            generators=[self.generators[place] for place in places],
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,17 +228,19 @@ class DNAPrior(SkipNetPrior):
             return self.tv_weight
         return TV_WEIGHT_PER_SIGMA * sigma * signal_share(noisy, sigma)
 
-    def loss(self, estimate: Tensor, noisy: Tensor, tv_weight: float) -> Tensor:
+    def loss(self, estimate: Tensor, noisy: Tensor, tv_weight: Tensor) -> Tensor:
         """Equation 6."""
         return self.fidelity_weight * spectral_fidelity(estimate, noisy) + tv_weight * total_variation(estimate)
 
-    def estimate(self, network: nn.Module, noisy: Tensor, where: Tensor, sigma: float, seed: int) -> FitResult:
+    def estimate(
+        self, ask: Ask, network: nn.Module, noisy: Tensor, where: Tensor, sigma: float, seed: int
+    ) -> FitResult:
         """The fit, of a smaller image if that is large enough, whose refined result is enlarged."""
         factor, size = self.factor(noisy), noisy.shape[-2:]
         if factor == 1:
-            return super().estimate(network, noisy, where, sigma, seed)
+            return super().estimate(ask, network, noisy, where, sigma, seed)
         small, seen = averaged(noisy, factor), averaged(where.float(), factor) > 0
-        result = super().estimate(network, small, seen, sigma / factor, seed)
+        result = super().estimate(ask, network, small, seen, sigma / factor, seed)
         image = self.refined(small, result.image, sigma / factor) if result.stop_reason != "non-finite" else small
         image = interpolate(image, scale_factor=factor, mode="bicubic")[..., : size[0], : size[1]]
         trace = tuple((step, loss, residual * factor) for step, loss, residual in result.trace)
@@ -240,9 +287,9 @@ class DeepImagePrior(SkipNetPrior):
     def weight(self, noisy: Tensor, sigma: float) -> float:
         return self.tv_weight
 
-    def loss(self, estimate: Tensor, noisy: Tensor, tv_weight: float) -> Tensor:
+    def loss(self, estimate: Tensor, noisy: Tensor, tv_weight: Tensor) -> Tensor:
         fidelity = squared_error(estimate, noisy)
-        if tv_weight == 0:
+        if self.tv_weight == 0:
             return fidelity
         return fidelity + tv_weight * variation(estimate) / estimate[0].numel()
 
@@ -276,7 +323,7 @@ class DeepSpectralPrior(SkipNetPrior):
         super().__post_init__()
         check_not_negative(amplitude_weight=self.amplitude_weight, phase_weight=self.phase_weight)
 
-    def loss(self, estimate: Tensor, noisy: Tensor, tv_weight: float) -> Tensor:
+    def loss(self, estimate: Tensor, noisy: Tensor, tv_weight: Tensor) -> Tensor:
         return spectral_discrepancy(
             estimate, noisy, amplitude_weight=self.amplitude_weight, phase_weight=self.phase_weight
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import os
 import zipfile
@@ -25,7 +26,7 @@ from .losses import decibels
 from .objectives import Objective
 from .training_data import SEED_OF_NUMBER
 from .unet import DenoisingUNet
-from .weights import TrainedNetwork, save_weights
+from .weights import TrainedNetwork, load_weights, save_weights
 
 
 class DenoisingTrainer(SupervisedTrainer):
@@ -83,6 +84,25 @@ class DenoisingTrainer(SupervisedTrainer):
         loss.backward()
         self.optimizer.step()
         return {CommonKeys.LOSS: loss.detach()}
+
+
+def initial_network(
+    *, weights: PathLike | None = None, heads: int = 1, features: Sequence[int] = (32, 64, 128, 128), seed: int = 0
+) -> DenoisingUNet:
+    """The network that a training starts from: a copy of the one that these weights hold, or one with random weights.
+
+    Raises:
+        ValueError: the weights are of a network for another objective.
+
+    >>> initial_network(features=(4, 8)).configuration["features"]
+    [4, 8]
+    """
+    if weights is None:
+        return DenoisingUNet(heads=heads, features=features, seed=seed)
+    network = copy.deepcopy(load_weights(weights).network)
+    if network.configuration["heads"] != heads:
+        raise ValueError(f"weights={str(weights)!r} put out {network.configuration['heads']} images, not {heads}.")
+    return network.train().requires_grad_(True)
 
 
 def plateau_then_linear(step: int, *, steps: int, plateau: float = 0.5) -> float:

@@ -9,12 +9,14 @@ import torch
 from conftest import GUARDED, SHORT
 from torch import Tensor
 
-from monai_dnaprior import create_denoiser, per_image, priors
+from monai_dnaprior import create_denoiser, priors
 from monai_dnaprior.compare import decibels
+from monai_dnaprior.fit import FitResult
 from monai_dnaprior.implicit import WIRE
 from monai_dnaprior.losses import spectral_fidelity, squared_error, total_variation, variation
 from monai_dnaprior.networks import SkipNet, fixed_input
 from monai_dnaprior.priors import DeepImagePrior, DeepSpectralPrior, DNAPrior, sigmoid_range
+from monai_dnaprior.together import Request
 
 pytestmark = GUARDED
 
@@ -50,7 +52,7 @@ def test_objective_is_equation_6_without_the_noise_on_the_input() -> None:
     network = prior.network(1)
     loss, estimate = prior.objective(network, noisy, 0.5, seed=7)(noisy, network)
     expected = 2 * spectral_fidelity(estimate, noisy) + 0.3 * total_variation(estimate)
-    torch.testing.assert_close(loss, expected.sum())
+    torch.testing.assert_close(loss, expected)
     assert estimate.shape == noisy.shape
 
 
@@ -131,9 +133,9 @@ def test_large_images_are_fitted_in_tiles(monkeypatch: pytest.MonkeyPatch) -> No
     windows: list[tuple[int, ...]] = []
     estimate = DNAPrior.estimate
 
-    def watched(prior: DNAPrior, network: Any, part: Tensor, *arguments: Any) -> Any:
+    def watched(prior: DNAPrior, ask: Any, network: Any, part: Tensor, *arguments: Any) -> Any:
         windows.append(tuple(part.shape))
-        return estimate(prior, network, part, *arguments)
+        return estimate(prior, ask, network, part, *arguments)
 
     monkeypatch.setattr(DNAPrior, "estimate", watched)
     monkeypatch.setattr("monai_dnaprior.per_image.TILE", 32)
@@ -167,13 +169,13 @@ def test_a_batch_with_restarts_equals_its_images_alone(noisy_slice: Tensor) -> N
 
 def test_a_shrunk_fit_is_of_the_averaged_image_and_has_the_size_of_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Tensor] = []
-    fit = per_image.fit
+    alone = Request.alone
 
-    def watched(network: Any, noisy: Tensor, *rest: Any, **options: Any) -> Any:
-        seen.append(noisy)
-        return fit(network, noisy, *rest, **options)
+    def watched(request: Request) -> FitResult:
+        seen.append(request.noisy)
+        return alone(request)
 
-    monkeypatch.setattr(per_image, "fit", watched)
+    monkeypatch.setattr(Request, "alone", watched)
     noisy = torch.rand(1, 1, 131, 134, generator=torch.Generator().manual_seed(0))
     assert DNAPrior(**SHORT, shrink=2)(noisy).image.shape == noisy.shape
     torch.testing.assert_close(seen[0][..., :65, :], torch.nn.functional.avg_pool2d(noisy, 2))
@@ -274,7 +276,7 @@ def test_dip_tv_is_dip_at_weight_zero_and_adds_the_variation_otherwise() -> None
     assert not torch.equal(dip(noisy).image, some(noisy).image)
     estimate = noisy / 2
     expected = squared_error(estimate, noisy) + 0.5 * variation(estimate) / 256
-    torch.testing.assert_close(DeepImagePrior().loss(estimate, noisy, 0.5), expected)
+    torch.testing.assert_close(DeepImagePrior(tv_weight=0.5).loss(estimate, noisy, torch.tensor([0.5])), expected)
 
 
 def test_deep_spectral_prior_sees_amplitude_and_phase_apart() -> None:
