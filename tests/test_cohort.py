@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.request import ProxyHandler, build_opener
 
 import nibabel
 import numpy as np
@@ -45,9 +47,14 @@ def test_a_cohort_survives_its_workers_and_its_bad_cases(tmp_path: Path) -> None
     write_volumes(tmp_path / "in", count)
     for path in sorted((tmp_path / "in").rglob("*.nii.gz"))[1 : 1 + bad]:
         path.write_bytes(path.read_bytes()[:-30])
-    runner, rows = cluster_runner(workers=2, dashboard=":0"), list[Row]()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        dashboard = f"127.0.0.1:{free.getsockname()[1]}"
+    runner, rows = cluster_runner(workers=2, dashboard=dashboard), list[Row]()
     for row in denoise_all(tmp_path / "in", tmp_path / "out", caps=Caps(), runner=runner, **FIT):
         rows.append(row)
+        if len(rows) == 1:
+            with build_opener(ProxyHandler({})).open(f"http://{dashboard}/status", timeout=60) as page:
+                assert b"Dask Diagnostic UI" in page.read()
         if len(rows) == count // 2:
             next(workers()).kill()
     assert len(rows) == count
