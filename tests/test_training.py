@@ -25,11 +25,20 @@ from test_reader import axial, write_series
 from torch import Tensor
 
 from monai_dnaprior import IDDPDenoise, load_weights
+from monai_dnaprior.disk import hash_of
 from monai_dnaprior.noise import add_noise
 from monai_dnaprior.objectives import Noise2Void, create_objective
-from monai_dnaprior.training import Checkpoints, DenoisingTrainer, TrainingLog, latest_checkpoint, plateau_then_linear
-from monai_dnaprior.training_data import EpochSampler, NoisyCrops, held_back, load_images, noisy_pairs
+from monai_dnaprior.training import (
+    Checkpoints,
+    DenoisingTrainer,
+    TrainingLog,
+    initial_network,
+    latest_checkpoint,
+    plateau_then_linear,
+)
+from monai_dnaprior.training_data import EpochSampler, NoisyCrops, at_half_size, held_back, load_images, noisy_pairs
 from monai_dnaprior.unet import DenoisingUNet
+from monai_dnaprior.weights import SHIPPED
 
 BUNDLE = Path(__file__).parents[1] / "bundles" / "iddp_denoise"
 SHORT = ["--epochs", "4", "--steps_per_epoch", "5", "--side", "32", "--held_back", "3", "--features", "[4, 8]"]
@@ -225,7 +234,35 @@ def test_images_held_back_are_not_trained_on() -> None:
     assert [int(image) for image in back] == [2, 6]
 
 
+def test_images_at_half_size_are_means_of_blocks() -> None:
+    image, thin = torch.arange(24.0).reshape(1, 4, 6), torch.zeros(1, 1, 6)
+    (half,) = at_half_size([image, thin])
+    torch.testing.assert_close(half, image.reshape(1, 2, 2, 3, 2).mean((2, 4)))
+
+
+def test_a_training_starts_from_weights_that_fit_its_objective() -> None:
+    network, shipped = initial_network(weights=SHIPPED), load_weights().network
+    for weight, other in zip(network.parameters(), shipped.parameters(), strict=True):
+        assert torch.equal(weight, other)
+        assert weight.requires_grad
+        assert weight is not other
+    assert not torch.equal(next(initial_network().parameters()), next(shipped.parameters()))
+    with pytest.raises(ValueError, match="put out 1 images, not 3"):
+        initial_network(weights=SHIPPED, heads=3)
+
+
 # the commands
+
+
+def test_train_goes_on_from_weights_with_images_of_its_own(pictures: Path, trained: Path, tmp_path: Path) -> None:
+    start = trained / "weights.safetensors"
+    still = ["--weights", str(start), "--learning_rate", "0.0", "--epochs", "1", *SHORT[2:]]
+    run("train", *still, source=pictures, target=tmp_path)
+    weights, before = load_weights(tmp_path / "weights.safetensors"), load_weights(start)
+    for weight, other in zip(weights.network.parameters(), before.network.parameters(), strict=True):
+        torch.testing.assert_close(weight, other)
+    assert weights.training["started_from"] == hash_of(start)
+    assert before.training["started_from"] is None
 
 
 def test_train_leaves_weights_a_model_a_log_and_a_picture(trained: Path) -> None:
