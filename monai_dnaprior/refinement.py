@@ -98,19 +98,19 @@ def group_positions(count: int, side: int) -> Tensor:
 def similar_patches(estimate: Tensor, side: int, rows: Tensor, columns: Tensor) -> Tensor:
     """For the patch at each row and column the numbers of those most like it, itself among them: (groups, similar)."""
     height, width = (size - side + 1 for size in estimate.shape[-2:])
-    patches = unfold(estimate, side)[0].mT.reshape(height, width, -1)
-    rows, columns = rows.to(estimate.device), columns.to(estimate.device)
-    references = patches[rows][:, columns]
+    patches = unfold(estimate, side)[0].mT.contiguous()
+    rows, columns = rows.to(estimate.device)[:, None], columns.to(estimate.device)
+    references = patches.index_select(0, (rows * width + columns).flatten())
     distances, numbers = [], []
     for row_shift, column_shift in shifts(height, width):
-        there = (rows + row_shift)[:, None], (columns + column_shift)[None]
-        inside = (there[0] >= 0) & (there[0] < height) & (there[1] >= 0) & (there[1] < width)
-        row, column = there[0].clamp(0, height - 1), there[1].clamp(0, width - 1)
-        distance = (patches[row, column] - references).square().sum(-1)
+        row, column = rows + row_shift, columns + column_shift
+        outside = (row < 0) | (row >= height) | (column < 0) | (column >= width)
+        number = (row.clamp(0, height - 1) * width + column.clamp(0, width - 1)).flatten()
+        distance = (patches.index_select(0, number) - references).square().sum(-1)
         if row_shift == column_shift == 0:
             distance = distance - 1  # the patch itself comes first even where others equal it
-        distances.append(torch.where(inside, distance, torch.inf).flatten())
-        numbers.append((row * width + column).flatten())
+        distances.append(distance.masked_fill(outside.flatten(), torch.inf))
+        numbers.append(number)
     similar = min(SIMILAR, min(REACH + 1, height) * min(REACH + 1, width))
     nearest = torch.stack(distances, 1).topk(similar, largest=False).indices
     return torch.stack(numbers, 1).gather(1, nearest)
@@ -123,18 +123,23 @@ def shifts(height: int, width: int) -> Iterator[tuple[int, int]]:
 
 
 def filtered(noisy: Tensor, estimate: Tensor, groups: Tensor, side: int, sigma: float) -> tuple[Tensor, Tensor]:
-    """The sum over the filtered patches of all groups, at every pixel of one channel, and how many they are."""
-    patches, guides = (unfold(image, side)[0].mT for image in (noisy, estimate))
-    variance = SHARE * sigma**2
-    noise = variance * torch.eye(side**2, device=noisy.device)
+    r"""The sum over the filtered patches of all groups, at every pixel of one channel, and how many they are.
+
+    With the spread S of a group's n patches, :math:`C = S^T S / (n - 1)`, and the filter of :func:`refine` is
+    :math:`\hat x = \mu + S^T (S S^T + (n - 1) v I)^{-1} S (y - \mu)`, a smaller system to solve.
+    """
+    patches, guides = (unfold(image, side)[0].mT.contiguous() for image in (noisy, estimate))
+    similar = groups.shape[1]
+    noise = SHARE * sigma**2 * max(1, similar - 1) * torch.eye(similar, device=noisy.device)
     sums = torch.zeros_like(patches)
     for group in groups.split(CHUNK):
-        guide, patch = guides[group], patches[group]
+        shape = (*group.shape, side**2)
+        guide, patch = (values.index_select(0, group.flatten()).view(shape) for values in (guides, patches))
         mean = guide.mean(1, keepdim=True)
         spread = guide - mean
-        factor = torch.linalg.cholesky(spread.mT @ spread / max(1, group.shape[1] - 1) + noise)
-        removed = variance * torch.cholesky_solve((patch - mean).mT, factor).mT
-        sums.index_put_((group.flatten(),), (patch - removed).flatten(0, 1), accumulate=True)
+        factor = torch.linalg.cholesky(spread @ spread.mT + noise)
+        shares = torch.cholesky_solve(spread @ (patch - mean).mT, factor)
+        sums.index_put_((group.flatten(),), (mean + shares.mT @ spread).flatten(0, 1), accumulate=True)
     counts = groups.flatten().bincount(minlength=len(sums)).to(sums)
     size = noisy.shape[-2:]
     return fold(sums.mT[None], size, side), fold(counts.expand(side**2, -1)[None], size, side)
