@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -11,16 +11,26 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from .cohort import FAILED, Row, Runner, Task, row_of
+from .checks import check_whole
+from .cohort import FAILED, Row, Runner, Task, row_of, row_of_error, row_of_rehearsed
+from .rehearsal import rehearse
+from .scan import ScanError
 
+BLOCK = 32  # slices; scans with more are denoised by several workers
 IN_FLIGHT = 2  # scans for each worker that are with the scheduler at once
+logger = logging.getLogger(__name__)
 HINT = "a cohort needs Dask; pip install 'monai-dnaprior[cluster]'"
 
 
 def cluster_runner(
-    *, scheduler: str | None = None, workers: int = 1, dashboard: str = ":8787", progress: bool = False
+    *,
+    scheduler: str | None = None,
+    workers: int = 1,
+    dashboard: str = ":8787",
+    progress: bool = False,
+    block: int = BLOCK,
 ) -> Runner:
-    """What denoises scans on a Dask cluster: one task a scan, each a computation of its own on one worker.
+    """What denoises scans on a Dask cluster: one task a scan, or a block of slices of a large one.
 
     A scan whose worker dies is tried again on another, where it goes on with the slices that were finished; after
     three deaths it is a row that says so. No more than two scans a worker are with the scheduler at once.
@@ -31,6 +41,7 @@ def cluster_runner(
         workers: processes of the cluster that is started here, each with one thread.
         dashboard: where Dask's dashboard of that cluster is served.
         progress: show a progress bar over the scans.
+        block: a scan with more slices is denoised in shares of so many, by several workers if there are.
 
     Raises:
         ImportError: Dask is not installed.
@@ -41,11 +52,14 @@ def cluster_runner(
         raise ImportError(HINT) from error
     if workers < 1:
         raise ValueError(f"workers={workers} must be at least 1.")
-    return partial(on_cluster, scheduler=scheduler, workers=workers, dashboard=dashboard, progress=progress)
+    check_whole(1, block=block)
+    return partial(
+        on_cluster, scheduler=scheduler, workers=workers, dashboard=dashboard, progress=progress, block=block
+    )
 
 
 def on_cluster(
-    tasks: Sequence[Task], *, scheduler: str | None, workers: int, dashboard: str, progress: bool
+    tasks: Sequence[Task], *, scheduler: str | None, workers: int, dashboard: str, progress: bool, block: int
 ) -> Iterator[Row]:
     from distributed import Client, LocalCluster, as_completed
 
@@ -66,29 +80,72 @@ def on_cluster(
         if progress:
             bar.write(f"dashboard: {client.dashboard_link}")
         waiting, sent, running = iter(tasks), {}, as_completed()  # type: ignore[no-untyped-call]
+        submit = partial(client.submit, pure=False, resources=resources)
 
-        def send(count: int) -> None:
-            for _, task in zip(range(count), waiting, strict=False):
-                future = client.submit(row_again, task, pure=False, resources=resources)
-                sent[future.key] = task
-                running.add(future)
+        def send(function: Callable[..., Row | int], task: Task, *arguments: Any) -> None:
+            future = submit(function, task, *arguments)
+            sent[future.key] = task
+            running.add(future)
 
-        send(IN_FLIGHT * max(len(client.scheduler_info()["workers"]), 1))
+        for _, task in zip(range(IN_FLIGHT * max(len(client.scheduler_info()["workers"]), 1)), waiting, strict=False):
+            send(row_or_size, task, block)
         for future in running:
             task = sent.pop(future.key)
-            yield row_of_future(future, task)
+            found = row_of_future(future, task)
             future.release()
+            if isinstance(found, int):
+                shares = [range(start, min(start + block, found)) for start in range(0, found, block)]
+                send(row_again, task, [submit(denoise_share_of, task, share) for share in shares])
+                continue
+            yield found
             bar.update()
-            send(1)
+            for _, task in zip(range(1), waiting, strict=False):
+                send(row_or_size, task, block)
 
 
-def row_again(task: Task) -> Row:
-    """:func:`~monai_dnaprior.cohort.row_of` on a worker, where an earlier one may have died over the same scan."""
-    return row_of(replace(task, settings={**task.settings, "resume": True}))
+def row_or_size(task: Task, block: int) -> Row | int:
+    """A scan's row; of one with more slices than a block, which was begun only, how many it has."""
+    import torch  # takes seconds, which only a worker needs
+
+    from .job import Settings, begin
+    from .volumes import slice_count
+
+    task = resumed(task)
+    try:
+        shape, colours = rehearse(task.source, task.caps)
+        settings = Settings(caps=task.caps, **task.settings)
+        size = slice_count(torch.empty(shape, device="meta"), settings.slice_dim, channel_wise=not colours)
+        if size <= block or task.output.exists():
+            return row_of_rehearsed(task)
+        begin(task.source, task.output, settings)
+    except (ScanError, OSError) as error:
+        return row_of_error(task.source, error)
+    return size
 
 
-def row_of_future(future: Any, task: Task) -> Row:
-    """The row, or one that says how the workers failed; what is wrong with the settings is raised."""
+def denoise_share_of(task: Task, share: range) -> None:
+    """Some slices of a scan that was begun; what goes wrong here shows when the whole is denoised."""
+    from .job import Settings, denoise_share
+
+    task = resumed(task)
+    try:
+        denoise_share(task.source, task.output, Settings(caps=task.caps, **task.settings), share)
+    except Exception:
+        logger.debug("%s: slices %s could not be denoised", task.source.label, share, exc_info=True)
+
+
+def row_again(task: Task, shares: Sequence[None]) -> Row:
+    """:func:`~monai_dnaprior.cohort.row_of` once its shares are there."""
+    return row_of(resumed(task))
+
+
+def resumed(task: Task) -> Task:
+    """The task on a worker, where an earlier one may have died over the same scan."""
+    return replace(task, settings={**task.settings, "resume": True})
+
+
+def row_of_future(future: Any, task: Task) -> Row | int:
+    """The row, or the size, or one that says how the workers failed; what is wrong with the settings is raised."""
     from distributed import KilledWorker
 
     error = future.exception()

@@ -118,13 +118,18 @@ class Manifest:
 
 def row_of(task: Task) -> Row:
     """Rehearse and denoise one scan, and tell what became of it."""
-    source = task.source
     try:
-        rehearse(source, task.caps)
+        rehearse(task.source, task.caps)
     except (ScanError, OSError) as error:
-        return row_of_error(source, error)
+        return row_of_error(task.source, error)
+    return row_of_rehearsed(task)
+
+
+def row_of_rehearsed(task: Task) -> Row:
+    """Denoise one scan that can be read, and tell what became of it."""
     from .job import Settings, denoise_source  # takes seconds, for which a scan that is refused need not wait
 
+    source = task.source
     settings = Settings(caps=task.caps, **task.settings)  # what is wrong here is wrong for every scan
     try:
         report = denoise_source(source, task.output, settings, progress=task.progress)

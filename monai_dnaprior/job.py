@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from importlib.metadata import version
@@ -119,8 +119,7 @@ def denoise_source(source: Source, output: Path, settings: Settings, *, progress
         OSError: the output cannot be written.
     """
     check_output(source, output)
-    configuration = settings.configuration()
-    key = {"input": [hash_of(file) for file in source.files], "configuration": configuration}
+    key = key_of(source, settings)
     if output.exists():
         return finished_before(output, key, settings)
     scan = masked(source.read(settings.caps), settings)
@@ -128,7 +127,7 @@ def denoise_source(source: Source, output: Path, settings: Settings, *, progress
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = Partial(output, key, resume=settings.resume)
     result = denoised(scan, partial, settings, progress)
-    staged = Outputs(partial.files / output.name, scan.values_suffix)
+    staged, configuration = Outputs(partial.stage() / output.name, scan.values_suffix), key["configuration"]
     provenance = {"description": described(configuration), "configuration": json.dumps(configuration, sort_keys=True)}
     scan.write(staged.image, result.stored, version=__version__, **provenance)
     if not same_bits(source.reread(staged.image, settings.caps).stored, result.stored):
@@ -139,6 +138,30 @@ def denoise_source(source: Source, output: Path, settings: Settings, *, progress
     write_json(staged.sidecar, {**bids.fields(stem_of(output.name), "denoised"), **report})
     partial.publish(output.parent, last=output.name)
     return report
+
+
+def begin(source: Source, output: Path, settings: Settings) -> None:
+    """Make the place where several processes keep their shares of a scan, unless its output is there."""
+    check_output(source, output)
+    if not output.exists():
+        output.parent.mkdir(parents=True, exist_ok=True)
+        Partial(output, key_of(source, settings), resume=settings.resume)
+
+
+def denoise_share(source: Source, output: Path, settings: Settings, share: range) -> None:
+    """Denoise some slices of a scan that was begun, and keep them for :func:`denoise_source` to go on from."""
+    if output.exists():
+        return
+    scan = masked(source.read(settings.caps), settings)
+    volume, partial = torch.from_numpy(scan.values()), Partial(output, key_of(source, settings), resume=True)
+    total = slice_count(volume, settings.slice_dim, channel_wise=not scan.colours)
+    for _ in parts(scan, volume, partial, settings, done={index for index in range(total) if index not in share}):
+        pass
+
+
+def key_of(source: Source, settings: Settings) -> dict[str, Any]:
+    """What the output depends on: hashes of the input's files, and the configuration."""
+    return {"input": [hash_of(file) for file in source.files], "configuration": settings.configuration()}
 
 
 def write_values(scan: Scan, result: Denoised, staged: Outputs, settings: Settings) -> None:
@@ -226,9 +249,11 @@ def denoised(scan: Scan, partial: Partial, settings: Settings, progress: bool) -
     return result
 
 
-def parts(scan: Scan, volume: torch.Tensor, partial: Partial, settings: Settings) -> Iterator[KeptPart]:
-    """The parts that an earlier run has kept, and the others as they are finished."""
-    done: set[int] = set()
+def parts(
+    scan: Scan, volume: torch.Tensor, partial: Partial, settings: Settings, *, done: Collection[int] = ()
+) -> Iterator[KeptPart]:
+    """The parts that an earlier run has kept, and the others, but those that are done, as they are finished."""
+    done = set(done)
     for part in partial.kept():
         done.update(part.indices)
         yield part

@@ -44,7 +44,8 @@ class Partial:
     """The folder ``OUTPUT.partial``: finished parts of one output, and its files until they take their places.
 
     Every part is a file that appears at once and carries its hash in its name, so that a run that was killed at any
-    moment leaves nothing that another could mistake for a result.
+    moment leaves nothing that another could mistake for a result. Several may keep parts there at once, if the folder
+    was made with their key before.
 
     Args:
         output: where the output is going to be.
@@ -62,9 +63,13 @@ class Partial:
             self.remove()
             self.folder.mkdir(parents=True)
             write_whole(self.folder / KEY, text.encode())
+
+    def stage(self) -> Path:
+        """The folder for the output's files until they are complete, empty."""
         if self.files.exists():
             shutil.rmtree(self.files)
         self.files.mkdir()
+        return self.files
 
     def keep(self, part: KeptPart) -> None:
         """Store a finished part."""

@@ -34,10 +34,13 @@ class EnforcedCaps(Caps):
         limit_memory(FIXED_MEMORY + COPIES * (decoded + encoded))
 
 
-def rehearse(source: Source, caps: Caps, *, timeout: float | None = None) -> None:
+def rehearse(source: Source, caps: Caps, *, timeout: float | None = None) -> tuple[tuple[int, ...], bool]:
     """Read a scan and write it back unchanged, elsewhere and for nothing: whatever is wrong with it shows there.
 
     A parser that crashes, hangs or takes too much memory does so in a process that has nothing to lose.
+
+    Returns:
+        the scan's shape, (C, H, W) or (C, H, W, D), and whether its channels are colours.
 
     Raises:
         ScanError: why the scan cannot be treated.
@@ -76,10 +79,11 @@ def rehearse(source: Source, caps: Caps, *, timeout: float | None = None) -> Non
         raise OSError(answer["errno"], os.strerror(answer["errno"]))
     if "error" in answer:
         raise ERRORS[answer["error"]](answer["path"], answer["reason"])
+    return tuple(answer["shape"]), answer["colours"]
 
 
 def answer_to(request: dict) -> dict[str, Any]:
-    """What the process says: nothing, or the error."""
+    """What the process says: what the scan is like, or the error."""
     source = Source(request["kind"], tuple(map(Path, request["files"])), request["stem"], request["suffix"])
     total = sum(file.stat().st_size for file in source.files)
     limit_memory(FIXED_MEMORY + COPIES * total)
@@ -100,7 +104,7 @@ def answer_to(request: dict) -> dict[str, Any]:
             return {"errno": error.errno}
         reason = f"is damaged: it cannot be read ({type(error).__name__})"
         return {"error": "CorruptScan", "path": source.label, "reason": reason}
-    return {}
+    return {"shape": scan.stored.shape, "colours": scan.colours}
 
 
 def limit_memory(size: int) -> None:

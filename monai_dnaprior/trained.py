@@ -24,8 +24,9 @@ from .unet import DenoisingUNet
 from .weights import SHIPPED, TrainedNetwork, load_weights
 
 OVERLAP = 0.25
-WINDOW = 33  # side of the surroundings whose noise is the limit of what is removed
-LIMIT = 1.05  # so many times its standard deviation, because that is measured on a few hundred pixels
+SURROUNDINGS = 33  # side of the window over which the noise around a pixel is measured
+WINDOW = 9  # side of the one over which what is removed is compared with it
+LIMIT = 1.2  # so many times its standard deviation may be removed, because of few pixels it varies
 BLOCK = 8  # side of the blocks by whose means the darkest place is found
 
 
@@ -110,11 +111,10 @@ class Trained:
         denoise = partial(in_orientations, denoise=denoise) if self.ensemble else denoise
         estimate = denoise(noisy) if noisy.shape[1] == network.channels else in_planes(noisy, denoise)
         estimate = refine(noisy, estimate, sigma, rounds=self.refinements)
-        removed = torch.where(varying_pixels(noisy) & estimate.isfinite(), noisy - estimate, 0)
+        seen = varying_pixels(noisy) & estimate.isfinite()
+        removed = torch.where(seen, noisy - estimate, 0)
         if self.limited:
-            removed = removed * no_more_than(
-                local_noise(noisy, WINDOW) * LIMIT**2, local_mean(removed.square(), WINDOW)
-            )
+            removed = torch.where(seen, limited(removed, noisy), 0)
         if self.limited and kind.correlation > CORRELATED:
             removed = removed * no_more_than(removed.new_tensor(sigma**2), removed.square().mean())
         return noisy - removed, Record(sigma=sigma, stop_reason="network", residual=root_mean_square(removed))
@@ -125,6 +125,18 @@ class Trained:
             return denoise(image)
         inferer = SlidingWindowInferer((self.tile, self.tile), 1, overlap=OVERLAP, mode="gaussian")
         return cast(Tensor, inferer(image, denoise))
+
+
+def limited(removed: Tensor, noisy: Tensor) -> Tensor:
+    """What is removed from images (B, C, H, W), scaled down where it is more than the noise around a pixel.
+
+    Of colours in each plane of an orthonormal basis, in one of which most of the image lies.
+    """
+    basis = cosines(noisy.shape[1]).to(noisy)
+    planes, image = (torch.einsum("kc,bchw->bkhw", basis, values) for values in (removed, noisy))
+    limit = LIMIT**2 * local_noise(image, SURROUNDINGS)
+    planes = planes * no_more_than(limit, local_mean(planes.square(), WINDOW))
+    return torch.einsum("kc,bkhw->bchw", basis, planes)
 
 
 def no_more_than(limit: Tensor, energy: Tensor) -> Tensor:

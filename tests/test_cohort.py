@@ -16,10 +16,14 @@ import pytest
 from command import tries
 from conftest import SHORT
 
+from monai_dnaprior import job
 from monai_dnaprior.__main__ import main
-from monai_dnaprior.cluster import HINT, cluster_runner
+from monai_dnaprior.cluster import HINT, cluster_runner, denoise_share_of, row_again, row_or_size
 from monai_dnaprior.cohort import Row, Task, denoise_all, exit_code_of, row_of
-from monai_dnaprior.scan import Caps
+from monai_dnaprior.partial import KeptPart
+from monai_dnaprior.scan import Caps, Scan
+from monai_dnaprior.sources import find_sources
+from monai_dnaprior.volumes import Part
 
 pytest.importorskip("distributed")
 FIT = {"method": "dna-prior", "options": {**SHORT, "seed": 3}}
@@ -67,6 +71,59 @@ def test_a_cohort_survives_its_workers_and_its_bad_cases(tmp_path: Path) -> None
             alone = tmp_path / "alone" / Path(row.output or "").name
             list(denoise_all(Path(row.source), alone, caps=Caps(), **FIT))
             assert Path(row.output or "").read_bytes() == alone.read_bytes()
+
+
+def test_workers_share_a_large_scan(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).normal(500, 50, (16, 16, 7)).astype(np.float32)
+    (tmp_path / "in").mkdir()
+    nibabel.save(nibabel.Nifti1Image(noise, np.eye(4)), tmp_path / "in" / "large.nii")
+    nibabel.save(nibabel.Nifti1Image(noise[..., :3], np.eye(4)), tmp_path / "in" / "small.nii")
+    runner = cluster_runner(workers=2, dashboard=":0", block=3)
+    rows = list(denoise_all(tmp_path / "in", tmp_path / "out", caps=Caps(), runner=runner, **FIT))
+    assert sorted((row.slices, row.exit_code) for row in rows) == [(3, 0), (7, 0)]
+    list(denoise_all(tmp_path / "in", tmp_path / "alone", caps=Caps(), **FIT))
+    for name in ("large_denoised.nii", "small_denoised.nii"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
+
+
+def test_shares_are_kept_for_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_volumes(tmp_path / "in", 1)
+    (source,), _ = find_sources(tmp_path / "in")
+    output = tmp_path / "out" / "scan.nii.gz"
+    task = Task(source, output, Caps(), FIT)
+    assert row_or_size(task, 2) == 3
+    for share in (range(2, 3), range(0, 2)):
+        denoise_share_of(task, share)
+    parts = sorted((tmp_path / "out" / "scan.nii.gz.partial").glob("*.safetensors"))
+    assert [path.name[:13] for path in parts] == ["000000-000002", "000002-000003"]
+    parts[1].write_bytes(b"")  # a share that was lost is made again
+    made, finished = list[range](), job.finished
+
+    def watched(scan: Scan, part: Part) -> KeptPart:
+        made.append(part.indices)
+        return finished(scan, part)
+
+    monkeypatch.setattr(job, "finished", watched)
+    assert row_again(task, []).status == "denoised"
+    assert made == [range(2, 3)]
+    assert row_or_size(task, 2) == row_again(task, [])  # it is there already
+    denoise_share_of(task, range(3))
+    assert not output.with_name("scan.nii.gz.partial").exists()
+    list(denoise_all(Path(source.label), tmp_path / "alone.nii.gz", caps=Caps(), **FIT))
+    assert output.read_bytes() == (tmp_path / "alone.nii.gz").read_bytes()
+
+
+def test_a_large_scan_that_is_broken_is_a_row(tmp_path: Path) -> None:
+    write_volumes(tmp_path / "in", 1)
+    (source,), _ = find_sources(tmp_path / "in")
+    (tmp_path / "file").touch()
+    row = row_or_size(Task(source, tmp_path / "file" / "scan.nii.gz", Caps(), FIT), 2)
+    assert isinstance(row, Row)
+    assert (row.status, row.exit_code) == ("failed", 1)
+    source.files[0].write_bytes(source.files[0].read_bytes()[:-30])
+    row = row_or_size(Task(source, tmp_path / "scan.nii.gz", Caps(), FIT), 2)
+    assert isinstance(row, Row)
+    assert (row.status, row.exit_code) == ("refused", 4)
 
 
 def test_the_command_goes_on_where_a_cohort_stopped(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:

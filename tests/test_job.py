@@ -160,12 +160,12 @@ def interrupted(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     fitted: list[int] = []
     fit_one = DNAPrior.denoise_one
 
-    def counted(prior: DNAPrior, initial: Any, noisy: Any, index: int, restart: int) -> Any:
+    def counted(prior: DNAPrior, initial: Any, ask: Any, noisy: Any, index: int, restart: int) -> Any:
         if index == 2 and not fitted.count(-1):
             fitted.append(-1)
             raise Interrupted
         fitted.append(index)
-        return fit_one(prior, initial, noisy, index, restart)
+        return fit_one(prior, initial, ask, noisy, index, restart)
 
     monkeypatch.setattr(DNAPrior, "denoise_one", counted)
     row = denoise(source, tmp_path / "out.nii", **FIT, batch_size=1)

@@ -16,7 +16,7 @@ from torch import Tensor
 from monai_dnaprior import IDDPDenoise, IDDPDenoised, load_weights, save_weights
 from monai_dnaprior.disk import hash_of
 from monai_dnaprior.objectives import Blind2Unblind, CyclicVariateFunction, create_objective
-from monai_dnaprior.trained import Trained
+from monai_dnaprior.trained import Trained, limited
 from monai_dnaprior.unet import DenoisingUNet
 from monai_dnaprior.weights import SHIPPED, TrainedNetwork
 
@@ -205,8 +205,15 @@ def test_no_more_is_removed_than_the_noise_around_a_pixel(weights: Path) -> None
     zero.register_forward_hook(lambda module, inputs, output: 0 * output)
     result = Trained(weights=str(weights))(image, network=zero)
     removed = image - result.image
-    assert removed.square().mean().sqrt() == pytest.approx(0.05 * 1.05, rel=0.1)
+    assert removed.square().mean().sqrt() == pytest.approx(0.05 * 1.2, rel=0.1)
     assert result.records[0].residual == pytest.approx(removed.square().mean().sqrt().item(), rel=1e-3)
+
+
+def test_the_limit_of_colours_is_that_of_each_plane() -> None:
+    noise = 0.05 * torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(limited(noise / 2, noise), noise / 2)
+    grey = noise.mean(1, keepdim=True).expand_as(noise)  # a third of the energy, but all of one plane's
+    assert limited(2 * grey, noise).square().mean() == pytest.approx(1.2**2 * 0.05**2 / 3, rel=0.1)
 
 
 def test_correlated_noise_is_left_in_but_for_its_level(weights: Path) -> None:
