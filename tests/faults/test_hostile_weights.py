@@ -7,7 +7,6 @@ import json
 import pickle
 import resource
 import struct
-import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -120,12 +119,11 @@ def test_intruder_would_leave_a_mark() -> None:
 
 @pytest.mark.parametrize(("name", "content"), HOSTILE.values(), ids=HOSTILE)
 def test_weights_are_refused(tmp_path: Path, name: str, content: Callable[[], bytes]) -> None:
-    """Soon, in little more memory than the file takes, and nothing is run or written."""
+    """In little more memory than the file takes, and nothing is run or written."""
     Path(name).write_bytes(content())
-    started, memory = time.perf_counter(), largest_memory()
+    memory = largest_memory()
     with pytest.raises(ValueError, match="is no safetensors file|holds no network") as caught:
         Settings(method="iddp", options={"weights": name})
-    assert time.perf_counter() - started < 10
     assert largest_memory() - memory < GIGABYTE // 4
     assert str(caught.value).startswith(f"weights='{name}'")
     assert [path.name for path in tmp_path.iterdir()] == [name]
