@@ -36,13 +36,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "identity": {},
 }
 SEEDED = ["dna-prior", "dip", "dip-tv", "dsp", "wire", "ds-n2n", "self2self"]
-DEEP = {"steps": 300, "width": 16, "scales": 3}
+DEEP = {"steps": 200, "width": 12, "scales": 3}
 IMPROVING: dict[str, dict[str, Any]] = {
     "dna-prior": {"steps": 150},
     "dip": DEEP,
     "dip-tv": DEEP,
     "dsp": DEEP,
-    "wire": {"steps": 150, "hidden": 64},
+    "wire": {"steps": 100, "hidden": 48},
     "ds-n2n": {"steps": 150, "width": 16},
     "self2self": {"steps": 150, "width": 16, "scales": 3, "learning_rate": 3e-3},
     **{name: {} for name in ("iddp", "wavelet", "tv", "bm3d", "nl-means", "gaussian", "median")},
