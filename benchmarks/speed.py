@@ -18,9 +18,9 @@ from skimage.io import imread
 from torch import Tensor, nn
 
 from monai_dnaprior.compare import decibels, markdown_table, peak_memory
-from monai_dnaprior.fit import single_threaded_pool
 from monai_dnaprior.noise import add_noise
 from monai_dnaprior.priors import DeepImagePrior, DNAPrior
+from monai_dnaprior.threads import single_threaded_pool
 
 IMAGE = "mri/pgbm002_t2_a.png"
 SIDE = 256

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import math
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +14,6 @@ from .stack import Stack
 
 CHECK_EVERY = 10  # steps between looks at the numbers, each of which waits for the device
 TRACE_EVERY = 50
-Outcome = TypeVar("Outcome")
 
 Objective = Callable[[Tensor, nn.Module], tuple[Tensor, Tensor]]
 """``objective(noisy, network) -> (loss, estimate)``: a scalar to descend, and the image that it scores."""
@@ -202,64 +198,3 @@ class MovingVariance:
 
 def root_mean_square(image: Tensor) -> float:
     return image.square().mean().sqrt().item()
-
-
-@contextmanager
-def gradients_enabled(device: torch.device) -> Iterator[None]:
-    """Gradients in full precision, whatever context the caller runs in: no_grad, inference_mode or autocast.
-
-    Tensors made outside under ``inference_mode`` must be cloned inside before they enter a graph.
-    """
-    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
-        yield
-
-
-def side_by_side(function: Callable[..., Outcome], *arguments: Sequence[Any], device: torch.device) -> list[Outcome]:
-    """Map a function that fits over its arguments, with gradients enabled; on a CPU in several threads.
-
-    There are as many threads as PyTorch may use, each computing with one: small images do not fill more, and the
-    result has the same bits however many there are.
-    """
-
-    def fit_one(*values: Any) -> Outcome:
-        with gradients_enabled(device):
-            return function(*values)
-
-    if device.type != "cpu":
-        return [fit_one(*values) for values in zip(*arguments, strict=True)]
-    with single_threaded_pool() as pool:
-        futures = [pool.submit(fit_one, *values) for values in zip(*arguments, strict=True)]
-        return [future.result() for future in futures]
-
-
-class ThreadCount:
-    """PyTorch's number of threads, which pools lower for their own threads and the last one out restores.
-
-    Setting it in one thread also sets it for threads that start later, hence the restoration.
-    """
-
-    lock = threading.Lock()
-    pools = 0
-    before = 1
-
-
-@contextmanager
-def single_threaded_pool() -> Iterator[ThreadPoolExecutor]:
-    """As many threads as PyTorch may use, each of which computes with one."""
-    with ThreadCount.lock:
-        if ThreadCount.pools == 0:
-            ThreadCount.before = torch.get_num_threads()
-        ThreadCount.pools += 1
-    pool = ThreadPoolExecutor(ThreadCount.before, initializer=torch.set_num_threads, initargs=(1,))
-    ended = False
-    try:
-        yield pool
-    except (KeyboardInterrupt, SystemExit):
-        ended = True
-        raise
-    finally:
-        pool.shutdown(wait=not ended, cancel_futures=True)  # who ends a run does not wait for the fits under way
-        with ThreadCount.lock:
-            ThreadCount.pools -= 1
-            if ThreadCount.pools == 0:
-                torch.set_num_threads(ThreadCount.before)

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import fold, unfold
 
+from .threads import side_by_side
+
 PATCH = 8  # side of a patch
 SIMILAR = 48  # patches in a group
 REACH = 10  # rows and columns searched on every side of a patch
 STRIDE = 4  # rows and columns between the patches that gather a group
-BAND = 32  # rows of such patches treated at once, which bounds the memory
+BAND = 16  # rows of such patches treated at once, by a thread each, which bounds the memory
 CHUNK = 512  # groups solved at once
 SHARE = 0.85  # of the noise's variance that is filtered: a group's covariance in the estimate is a little too small
 
@@ -73,18 +75,21 @@ def one_round(noisy: Tensor, estimate: Tensor, sigma: float) -> Tensor:
     """Filter all groups, and average what overlaps."""
     height, width = noisy.shape[-2:]
     side = min(PATCH, height, width)
-    total, weight = torch.zeros_like(noisy), torch.zeros_like(noisy[:, :1])
     columns = group_positions(width - side + 1, side)
-    for rows in group_positions(height - side + 1, side).split(BAND):
-        top = max(0, int(rows[0]) - REACH)
-        bottom = min(height, int(rows[-1]) + REACH + side)
-        band = (..., slice(top, bottom), slice(None))
-        groups = similar_patches(estimate[band], side, rows - top, columns)
-        for channel in range(noisy.shape[1]):
-            one = (slice(None), slice(channel, channel + 1), slice(top, bottom))
-            sums, counts = filtered(noisy[one], estimate[one], groups, side, sigma)
-            total[one] += sums
-        weight[:, :, top:bottom] += counts
+
+    def filtered_band(rows: Tensor) -> tuple[slice, Tensor, Tensor]:
+        band = slice(max(0, int(rows[0]) - REACH), min(height, int(rows[-1]) + REACH + side))
+        seen, guide = noisy[..., band, :], estimate[..., band, :]
+        groups = similar_patches(guide, side, rows - band.start, columns)
+        channels = zip(seen.split(1, 1), guide.split(1, 1), strict=True)
+        sums, counts = zip(*(filtered(*images, groups, side, sigma) for images in channels), strict=True)
+        return band, torch.cat(sums, 1), counts[0]
+
+    total, weight = torch.zeros_like(noisy), torch.zeros_like(noisy[:, :1])
+    bands = group_positions(height - side + 1, side).split(BAND)
+    for band, sums, counts in side_by_side(filtered_band, bands, device=noisy.device):
+        total[..., band, :] += sums
+        weight[..., band, :] += counts
     return total / weight
 
 

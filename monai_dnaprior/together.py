@@ -13,8 +13,9 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from .fit import FitResult, JointObjective, Objective, StoppingRule, fit, fit_each, gradients_enabled, side_by_side
+from .fit import FitResult, JointObjective, Objective, StoppingRule, fit, fit_each
 from .stack import Stack
+from .threads import gradients_enabled, side_by_side
 
 MADE_TOGETHER = ("cuda",)  # kinds of device that a single small image does not keep busy
 Outcome = TypeVar("Outcome")

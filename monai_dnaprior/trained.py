@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
 from .checks import check_not_negative, check_whole
-from .fit import root_mean_square, side_by_side
+from .fit import root_mean_square
 from .gates import treated
 from .noise import CORRELATED, NoiseKind, local_mean, local_noise, varying_pixels
 from .objectives import Objective
 from .refinement import cosines, refine
 from .result import Record, Result, check_noisy
+from .threads import side_by_side
 from .unet import DenoisingUNet
 from .weights import SHIPPED, TrainedNetwork, load_weights
 

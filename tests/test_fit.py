@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from monai_dnaprior.fit import Discrepancy, MovingVariance, fit, gradients_enabled, side_by_side
+from monai_dnaprior.fit import Discrepancy, MovingVariance, fit
+from monai_dnaprior.threads import gradients_enabled, side_by_side
 
 
 class Pixels(nn.Module):
