@@ -50,6 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data/images"), help="folder of the modalities")
     parser.add_argument("--methods", default=",".join(METHODS), help="columns to measure, with commas")
+    parser.add_argument("--sigmas", default=",".join(map(str, SIGMAS)), help="noise levels to measure, with commas")
     parser.add_argument("--output", type=Path, default=Path("demo"), help="folder for what is denoised")
     parser.add_argument("--held-out", action="store_true", help="crops of other images, on which nothing was chosen")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
@@ -58,7 +59,7 @@ def main() -> None:
     name = "table1" + "_held_out" * options.held_out + "_full" * options.full
     rows: list[Row] = []
     for label in options.methods.split(","):
-        for sigma in SIGMAS:
+        for sigma in map(int, options.sigmas.split(",")):
             for modality in CROPS:
                 case = make_case(options.data, modality, sigma, held_out=options.held_out, full=options.full)
                 folder = options.output / name / f"{case.name}-{label}"

@@ -31,7 +31,7 @@ class SkipNetObjective:
         perturbation = torch.empty_like(self.z, memory_format=torch.contiguous_format)  # drawn five times faster so
         for noise, generator in zip(perturbation, self.generators, strict=True):
             noise.normal_(generator=generator)
-        perturbation = perturbation.contiguous(memory_format=torch.channels_last)
+        perturbation = torch.empty_like(self.z).copy_(perturbation)
         estimate = network(self.z + self.input_noise[:, None, None, None] * perturbation)
         estimate = estimate[..., : noisy.shape[-2], : noisy.shape[-1]]
         return self.loss(estimate, noisy, self.tv_weight), estimate
