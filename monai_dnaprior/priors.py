@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +18,7 @@ from .networks import SkipNet, check_architecture, fixed_input
 from .noise import varying_pixels
 from .per_image import PerImageFit
 from .refinement import refine
-from .skip_objective import SkipNetObjective
+from .skip_objective import FreshNoise, ShiftedNoise, SkipNetObjective
 from .together import Ask
 
 TV_WEIGHT_PER_SIGMA = 0.3
@@ -58,6 +60,9 @@ class SkipNetPrior(PerImageFit):
         steps, learning_rate, averaging, stopping, discrepancy, clean_sigma, seed: see
             :class:`~monai_dnaprior.per_image.PerImageFit`.
     """
+
+    optimizer: ClassVar[Callable[..., torch.optim.Optimizer]] = partial(torch.optim.Adam, fused=True)
+    draws: ClassVar[type[FreshNoise] | type[ShiftedNoise]] = FreshNoise
 
     steps: int = 3000
     learning_rate: float = 0.01
@@ -106,13 +111,14 @@ class SkipNetPrior(PerImageFit):
         height, width = noisy.shape[-2:]
         padded_height, padded_width = start.padded_size(height, width)
         z = fixed_input(channels=start.input_channels, height=padded_height, width=padded_width, seed=seed)
+        z = z.to(noisy.device, memory_format=self.layout(noisy.device))
         input_noise = INPUT_NOISE_PER_SIGMA * sigma if self.input_noise is None else self.input_noise
         return SkipNetObjective(
             self.loss,
-            z.to(noisy.device, memory_format=self.layout(noisy.device)),
+            z,
             noisy.new_tensor([input_noise]),
             noisy.new_tensor([self.weight(noisy, sigma)]),
-            [torch.Generator(noisy.device).manual_seed(seed)],
+            [self.draws(z, seed)],
         )
 
 
@@ -151,6 +157,8 @@ class DNAPrior(SkipNetPrior):
     >>> result.image.shape, result.records[0].steps
     (torch.Size([2, 1, 33, 47]), 20)
     """
+
+    draws: ClassVar[type[FreshNoise] | type[ShiftedNoise]] = ShiftedNoise
 
     steps: int = 800
     tv_weight: float | None = None

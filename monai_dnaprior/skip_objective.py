@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+SHIFTS = 33  # along each axis, of the noise that is drawn once
+
 
 @dataclass(frozen=True)
 class SkipNetObjective:
@@ -18,21 +20,18 @@ class SkipNetObjective:
         z: the fixed inputs (B, input channels, height, width), as large as the network needs them.
         input_noise: standard deviation of what is added to z at every step, (B,).
         tv_weight: weight of the total variation, (B,).
-        generators: of each image's input noise.
+        draws: of each image, what gives the noise of a step for its z, of standard deviation 1.
     """
 
     loss: Callable[[Tensor, Tensor, Tensor], Tensor]
     z: Tensor
     input_noise: Tensor
     tv_weight: Tensor
-    generators: Sequence[torch.Generator]
+    draws: Sequence[Callable[[], Tensor]]
 
     def __call__(self, noisy: Tensor, network: nn.Module) -> tuple[Tensor, Tensor]:
-        perturbation = torch.empty_like(self.z, memory_format=torch.contiguous_format)  # drawn five times faster so
-        for noise, generator in zip(perturbation, self.generators, strict=True):
-            noise.normal_(generator=generator)
-        perturbation = torch.empty_like(self.z).copy_(perturbation)
-        estimate = network(self.z + self.input_noise[:, None, None, None] * perturbation)
+        noise = self.draws[0]()[None] if len(self.draws) == 1 else torch.stack([draw() for draw in self.draws])
+        estimate = network(torch.addcmul(self.z, noise, self.input_noise[:, None, None, None]))
         estimate = estimate[..., : noisy.shape[-2], : noisy.shape[-1]]
         return self.loss(estimate, noisy, self.tv_weight), estimate
 
@@ -43,7 +42,7 @@ class SkipNetObjective:
             z=torch.cat([one.z for one in every]),
             input_noise=torch.cat([one.input_noise for one in every]),
             tv_weight=torch.cat([one.tv_weight for one in every]),
-            generators=[generator for one in every for generator in one.generators],
+            draws=[draw for one in every for draw in one.draws],
         )
 
     def kept(self, places: Sequence[int]) -> SkipNetObjective:
@@ -52,5 +51,34 @@ class SkipNetObjective:
             z=self.z[places],
             input_noise=self.input_noise[places],
             tv_weight=self.tv_weight[places],
-            generators=[self.generators[place] for place in places],
+            draws=[self.draws[place] for place in places],
         )
+
+
+class FreshNoise:
+    """Standard normal noise for an input z (1, C, H, W), drawn anew each time, in its shape (C, H, W)."""
+
+    def __init__(self, z: Tensor, seed: int) -> None:
+        self.noise = torch.empty_like(z[0], memory_format=torch.contiguous_format)
+        self.generator = torch.Generator(z.device).manual_seed(seed)
+
+    def __call__(self) -> Tensor:
+        return self.noise.normal_(generator=self.generator)
+
+
+class ShiftedNoise:
+    """Standard normal noise for an input z (1, C, H, W), drawn once and a little larger, of which each time a window.
+
+    The window's place is drawn anew, so that no pixel keeps its noise. It costs next to nothing, where fresh noise
+    takes a fifth of a step of a small network; and it is the same on every device.
+    """
+
+    def __init__(self, z: Tensor, seed: int) -> None:
+        self.size = height, width = z.shape[-2:]
+        self.generator = torch.Generator().manual_seed(seed)
+        larger = torch.randn(height + SHIFTS - 1, width + SHIFTS - 1, z.shape[1], generator=self.generator)
+        self.noise = larger.to(z.device).movedim(-1, 0)
+
+    def __call__(self) -> Tensor:
+        row, column = torch.randint(SHIFTS, (2,), generator=self.generator).tolist()
+        return self.noise[:, row : row + self.size[0], column : column + self.size[1]]

@@ -164,8 +164,8 @@ def test_errors_reach_who_called(monkeypatch: pytest.MonkeyPatch, error: BaseExc
 @pytest.mark.parametrize(
     "prior",
     [
-        DNAPrior(steps=6, width=4, shrink=1),
-        DNAPrior(steps=6, width=4, restarts=2, stopping="steps"),
+        DNAPrior(steps=2, width=4, shrink=1),
+        DNAPrior(steps=2, width=4, restarts=2, stopping="steps"),
         DeepImagePrior(steps=6, width=4, scales=2, tv_weight=0.01),
     ],
     ids=["dna-prior", "restarts", "dip-tv"],
