@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from torch.nn.functional import fold, unfold
+from torch.nn.functional import fold, pad, unfold
 
 from .threads import side_by_side
 
@@ -16,7 +16,7 @@ SIMILAR = 48  # patches in a group
 REACH = 10  # rows and columns searched on every side of a patch
 STRIDE = 4  # rows and columns between the patches that gather a group
 BAND = 16  # rows of such patches treated at once, by a thread each, which bounds the memory
-CHUNK = 512  # groups solved at once
+CHUNK = 64  # groups filtered at once on a CPU, whose caches hold them
 SHARE = 0.85  # of the noise's variance that is filtered: a group's covariance in the estimate is a little too small
 
 
@@ -103,22 +103,22 @@ def group_positions(count: int, side: int) -> Tensor:
 def similar_patches(estimate: Tensor, side: int, rows: Tensor, columns: Tensor) -> Tensor:
     """For the patch at each row and column the numbers of those most like it, itself among them: (groups, similar)."""
     height, width = (size - side + 1 for size in estimate.shape[-2:])
-    patches = unfold(estimate, side)[0].mT.contiguous()
+    around = pad(estimate, [REACH] * 4, value=torch.inf)  # unlike any patch
+    patches, pitch = unfold(around, side)[0].mT.contiguous(), width + 2 * REACH
     rows, columns = rows.to(estimate.device)[:, None], columns.to(estimate.device)
-    references = patches.index_select(0, (rows * width + columns).flatten())
-    distances, numbers = [], []
-    for row_shift, column_shift in shifts(height, width):
-        row, column = rows + row_shift, columns + column_shift
-        outside = (row < 0) | (row >= height) | (column < 0) | (column >= width)
-        number = (row.clamp(0, height - 1) * width + column.clamp(0, width - 1)).flatten()
-        distance = (patches.index_select(0, number) - references).square().sum(-1)
-        if row_shift == column_shift == 0:
+    places = ((rows + REACH) * pitch + columns + REACH).flatten()
+    references = patches.index_select(0, places)
+    moves, distances = list(shifts(height, width)), []
+    for down, across in moves:
+        others = patches.index_select(0, places + (down * pitch + across))
+        distance = others.sub_(references).square_().sum(-1)
+        if down == across == 0:
             distance = distance - 1  # the patch itself comes first even where others equal it
-        distances.append(distance.masked_fill(outside.flatten(), torch.inf))
-        numbers.append(number)
+        distances.append(distance)
     similar = min(SIMILAR, min(REACH + 1, height) * min(REACH + 1, width))
     nearest = torch.stack(distances, 1).topk(similar, largest=False).indices
-    return torch.stack(numbers, 1).gather(1, nearest)
+    steps = torch.tensor([down * width + across for down, across in moves], device=estimate.device)
+    return (rows * width + columns).flatten()[:, None] + steps[nearest]
 
 
 def shifts(height: int, width: int) -> Iterator[tuple[int, int]]:
@@ -131,20 +131,22 @@ def filtered(noisy: Tensor, estimate: Tensor, groups: Tensor, side: int, sigma: 
     r"""The sum over the filtered patches of all groups, at every pixel of one channel, and how many they are.
 
     With the spread S of a group's n patches, :math:`C = S^T S / (n - 1)`, and the filter of :func:`refine` is
-    :math:`\hat x = \mu + S^T (S S^T + (n - 1) v I)^{-1} S (y - \mu)`, a smaller system to solve.
+    :math:`\hat x = \mu + S^T (S S^T + (n - 1) v I)^{-1} S (y - \mu)`: a smaller system, whose Cholesky factor L makes
+    it :math:`\mu + W W^T (y - \mu)` with :math:`W L^T = S^T`.
     """
     patches, guides = (unfold(image, side)[0].mT.contiguous() for image in (noisy, estimate))
     similar = groups.shape[1]
     noise = SHARE * sigma**2 * max(1, similar - 1) * torch.eye(similar, device=noisy.device)
     sums = torch.zeros_like(patches)
-    for group in groups.split(CHUNK):
+    for group in groups.split(CHUNK if noisy.device.type == "cpu" else len(groups)):
         shape = (*group.shape, side**2)
         guide, patch = (values.index_select(0, group.flatten()).view(shape) for values in (guides, patches))
         mean = guide.mean(1, keepdim=True)
-        spread = guide - mean
+        spread = guide.sub_(mean)
         factor = torch.linalg.cholesky(spread @ spread.mT + noise)
-        shares = torch.cholesky_solve(spread @ (patch - mean).mT, factor)
-        sums.index_put_((group.flatten(),), (mean + shares.mT @ spread).flatten(0, 1), accumulate=True)
+        whitened = torch.linalg.solve_triangular(factor.mT, spread.mT, upper=True, left=False)  # copies nothing so
+        kept = patch.sub_(mean) @ whitened @ whitened.mT
+        sums.index_put_((group.flatten(),), kept.add_(mean).flatten(0, 1), accumulate=True)
     counts = groups.flatten().bincount(minlength=len(sums)).to(sums)
     size = noisy.shape[-2:]
     return fold(sums.mT[None], size, side), fold(counts.expand(side**2, -1)[None], size, side)
