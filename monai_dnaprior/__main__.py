@@ -60,6 +60,7 @@ def add_scan_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="where to compute, cpu or cuda (cpu)")
     parser.add_argument("--slice-dim", type=int, default=-1, help="axis along which volumes are cut (-1, the last)")
     parser.add_argument("--batch-size", type=int, default=8, help="slices at once; changes no result (8)")
+    parser.add_argument("--rician", action="store_true", help="magnitudes (MR): remove what Rician noise adds to them")
     parser.add_argument("--mask", type=Path, help="scan of the same shape; where it is 0 nothing is changed")
     parser.add_argument("--residual", action="store_true", help="also write what was removed")
     parser.add_argument("--spread", action="store_true", help="also write the spread over restarts")
@@ -113,6 +114,7 @@ def run_scans(options: argparse.Namespace, **others: Any) -> int:
         device=options.device,
         slice_dim=options.slice_dim,
         batch_size=options.batch_size,
+        rician=options.rician,
         mask=options.mask,
         residual=options.residual,
         spread=options.spread,

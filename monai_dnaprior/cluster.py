@@ -105,31 +105,41 @@ def on_cluster(
 
 def row_or_size(task: Task, block: int) -> Row | int:
     """A scan's row; of one with more slices than a block, which was begun only, how many it has."""
-    import torch  # takes seconds, which only a worker needs
-
-    from .job import Settings, begin
-    from .volumes import slice_count
-
     task = resumed(task)
     try:
         shape, colours = rehearse(task.source, task.caps)
-        settings = Settings(caps=task.caps, **task.settings)
-        size = slice_count(torch.empty(shape, device="meta"), settings.slice_dim, channel_wise=not colours)
+        size = size_of(task, shape, colours)
         if size <= block or task.output.exists():
             return row_of_rehearsed(task)
-        begin(task.source, task.output, settings)
+        begin_shares(task)
     except (ScanError, OSError) as error:
         return row_of_error(task.source, error)
     return size
 
 
+def size_of(task: Task, shape: Sequence[int], colours: bool) -> int:
+    """How many slices a scan of this shape is cut into."""
+    import torch  # takes seconds, for which a scan that is refused need not wait
+
+    from .volumes import slice_count
+
+    return slice_count(torch.empty(shape, device="meta"), task.chosen().slice_dim, channel_wise=not colours)
+
+
+def begin_shares(task: Task) -> None:
+    """Make the place where the shares of a scan are kept."""
+    from .job import begin
+
+    begin(task.source, task.output, task.chosen())
+
+
 def denoise_share_of(task: Task, share: range) -> None:
     """Some slices of a scan that was begun; what goes wrong here shows when the whole is denoised."""
-    from .job import Settings, denoise_share
+    from .job import denoise_share
 
     task = resumed(task)
     try:
-        denoise_share(task.source, task.output, Settings(caps=task.caps, **task.settings), share)
+        denoise_share(task.source, task.output, task.chosen(), share)
     except Exception:
         logger.debug("%s: slices %s could not be denoised", task.source.label, share, exc_info=True)
 

@@ -9,13 +9,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .bids import describe_dataset, named
 from .disk import write_json
 from .rehearsal import rehearse
 from .scan import Caps, ScanError, UnsupportedScan
 from .sources import Source, find_sources
+
+if TYPE_CHECKING:
+    from .settings import Settings
 
 NOTHING_VALID, CORRUPT, SOME_BAD, FAILED = 2, 4, 8, 1
 MANIFEST = "manifest.json"
@@ -45,13 +48,19 @@ class Row:
 
 @dataclass(frozen=True)
 class Task:
-    """One scan to denoise; the settings are those of :class:`~monai_dnaprior.job.Settings`."""
+    """One scan to denoise; the settings are those of :class:`~monai_dnaprior.settings.Settings`."""
 
     source: Source
     output: Path
     caps: Caps
     settings: Mapping[str, Any]
     progress: bool = False
+
+    def chosen(self) -> Settings:
+        """The settings; what is wrong with them is wrong for every scan."""
+        from .settings import Settings  # takes seconds, for which a scan that is refused need not wait
+
+        return Settings(caps=self.caps, **self.settings)
 
 
 Runner = Callable[[Sequence[Task]], Iterator[Row]]
@@ -70,7 +79,7 @@ def denoise_all(
         caps: what a file may ask for.
         progress: show a progress bar over the slices of each scan.
         runner: what takes care of the scans; None treats one after another.
-        settings: see :class:`~monai_dnaprior.job.Settings`.
+        settings: see :class:`~monai_dnaprior.settings.Settings`.
     """
     if path.is_dir() and output.absolute().is_relative_to(path.absolute()):
         raise UnsupportedScan(output, "lies in the folder that is denoised; give another")
@@ -127,10 +136,9 @@ def row_of(task: Task) -> Row:
 
 def row_of_rehearsed(task: Task) -> Row:
     """Denoise one scan that can be read, and tell what became of it."""
-    from .job import Settings, denoise_source  # takes seconds, for which a scan that is refused need not wait
+    from .job import denoise_source  # takes seconds too
 
-    source = task.source
-    settings = Settings(caps=task.caps, **task.settings)  # what is wrong here is wrong for every scan
+    source, settings = task.source, task.chosen()
     try:
         report = denoise_source(source, task.output, settings, progress=task.progress)
     except Exception as error:  # whatever it is, it must not end the other scans

@@ -27,7 +27,7 @@ class DenoisingInferer(Inferer):
 
     Args:
         denoiser: is called with ``noisy``, ``slice_indices`` and ``network``.
-        slice_dim, channel_wise, batch_size, progress: see :func:`~monai_dnaprior.volumes.denoise_volume`.
+        slice_dim, channel_wise, batch_size, rician, progress: see :func:`~monai_dnaprior.volumes.denoise_volume`.
 
     Call it with ``inputs``, (B, C, H, W) or (B, C, H, W, D), and ``network``. It returns a MetaTensor of the same shape
     and metadata for a MetaTensor, else a tensor.
@@ -40,14 +40,19 @@ class DenoisingInferer(Inferer):
         slice_dim: int = -1,
         channel_wise: bool = False,
         batch_size: int = 8,
+        rician: bool = False,
         progress: bool = False,
     ) -> None:
         super().__init__()
         check_slicing(slice_dim=slice_dim, batch_size=batch_size)
         self.denoiser = denoiser
         self.slicing: dict[str, Any] = {
-            "slice_dim": slice_dim, "channel_wise": channel_wise, "batch_size": batch_size, "progress": progress
-        }  # fmt: skip
+            "slice_dim": slice_dim,
+            "channel_wise": channel_wise,
+            "batch_size": batch_size,
+            "rician": rician,
+            "progress": progress,
+        }
 
     def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         denoiser = partial(self.denoiser, network=network)

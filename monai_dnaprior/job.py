@@ -7,7 +7,6 @@ import platform
 import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,74 +16,20 @@ import torch
 from tqdm.auto import tqdm
 
 from . import __version__, bids
-from .denoisers import create_denoiser
 from .disk import hash_of, write_json
 from .partial import KeptPart, Partial
 from .rehearsal import rehearse
-from .result import Denoiser, Record
-from .scan import Caps, Scan, UnsupportedScan, same_bits
+from .result import Record
+from .scan import Scan, UnsupportedScan, same_bits
+from .settings import Settings
 from .sources import OUTPUT_SUFFIXES, Source, find_sources, stem_of, suffix_of
-from .trained import Trained
-from .transforms import computing_device, device_name
-from .volumes import Part, check_slicing, denoised_parts, slice_count
-from .weights import SHIPPED
+from .volumes import Part, check_magnitudes, denoised_parts, slice_count
 
 NOTICE = "Not a medical device; keep the original."
 PACKAGES = ("torch", "monai", "numpy", "nibabel", "pydicom", "SimpleITK")
 SAME_AFFINE = 1e-3  # mm that a mask's voxels may lie elsewhere
 FALLBACK = "non-finite"
 DIGITS = 5  # of the numbers in a trace
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """How scans are denoised.
-
-    Args:
-        method, options: see :func:`~monai_dnaprior.denoisers.create_denoiser`.
-        device: where to compute.
-        slice_dim, batch_size: see :func:`~monai_dnaprior.volumes.denoise_volume`.
-        mask: a scan of the same shape; where it is 0, voxels come out as they are.
-        residual, spread: also write what was removed, and the spread over restarts.
-        caps: what a file may ask for.
-        resume: go on where a run with the same input and settings stopped.
-    """
-
-    method: str = "dna-prior"
-    options: Mapping[str, Any] = field(default_factory=dict)
-    device: str = "cpu"
-    slice_dim: int = -1
-    batch_size: int = 8
-    mask: Path | None = None
-    residual: bool = False
-    spread: bool = False
-    caps: Caps = field(default_factory=Caps)
-    resume: bool = False
-
-    def __post_init__(self) -> None:
-        denoiser = self.denoiser  # refuses options that are out of range
-        if self.spread and getattr(denoiser, "restarts", 1) < 2:
-            raise ValueError("spread=True needs a fit that is restarted; set the option restarts to at least 2.")
-        check_slicing(slice_dim=self.slice_dim, batch_size=self.batch_size)
-        computing_device(device_name(self.device))
-
-    @cached_property
-    def denoiser(self) -> Denoiser:
-        """The method with its options."""
-        return create_denoiser(self.method, **self.options)
-
-    def configuration(self) -> dict[str, Any]:
-        """All of what the voxels of the output depend on besides the input."""
-        weights = Path(self.denoiser.weights or SHIPPED) if isinstance(self.denoiser, Trained) else None
-        return {
-            "version": __version__,
-            "method": self.method,
-            "options": dict(self.options),
-            "slice_dim": self.slice_dim,
-            "device": torch.device(self.device).type,
-            "mask": None if self.mask is None else hash_of(self.mask),
-            "weights": None if weights is None else hash_of(weights),
-        }
 
 
 @dataclass(frozen=True)
@@ -122,7 +67,7 @@ def denoise_source(source: Source, output: Path, settings: Settings, *, progress
     key = key_of(source, settings)
     if output.exists():
         return finished_before(output, key, settings)
-    scan = masked(source.read(settings.caps), settings)
+    scan = scan_of(source, settings)
     started = time.perf_counter()
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = Partial(output, key, resume=settings.resume)
@@ -152,7 +97,7 @@ def denoise_share(source: Source, output: Path, settings: Settings, share: range
     """Denoise some slices of a scan that was begun, and keep them for :func:`denoise_source` to go on from."""
     if output.exists():
         return
-    scan = masked(source.read(settings.caps), settings)
+    scan = scan_of(source, settings)
     volume, partial = torch.from_numpy(scan.values()), Partial(output, key_of(source, settings), resume=True)
     total = slice_count(volume, settings.slice_dim, channel_wise=not scan.colours)
     for _ in parts(scan, volume, partial, settings, done={index for index in range(total) if index not in share}):
@@ -201,6 +146,17 @@ def finished_before(output: Path, key: Mapping[str, Any], settings: Settings) ->
     if any(report.get(name) != value for name, value in key.items()) or report.get("output") != hash_of(output):
         raise UnsupportedScan(output, "exists already; give another name, or --resume if it is of the same run")
     return report
+
+
+def scan_of(source: Source, settings: Settings) -> Scan:
+    """The scan as it is denoised, if the settings suit it."""
+    scan = masked(source.read(settings.caps), settings)
+    if settings.rician:
+        try:
+            check_magnitudes(torch.from_numpy(scan.values()))
+        except ValueError as error:
+            raise UnsupportedScan(Path(source.label), str(error)) from error
+    return scan
 
 
 def masked(scan: Scan, settings: Settings) -> Scan:
@@ -263,6 +219,7 @@ def parts(
         slice_dim=settings.slice_dim,
         channel_wise=not scan.colours,
         batch_size=settings.batch_size,
+        rician=settings.rician,
         done=done,
     )
     for new in fresh:
@@ -287,7 +244,8 @@ def in_units(record: Record, span: float) -> dict[str, Any]:
     entries = asdict(record)
     del entries["noise_variance"]  # it belongs to a grey scale of its own
     trace = [[step, rounded(loss), rounded(residual * span)] for step, loss, residual in record.trace]
-    return {**entries, "sigma": record.sigma * span, "residual": record.residual * span, "trace": trace}
+    levels = {name: entries[name] and entries[name] * span for name in ("sigma", "rician_sigma", "residual")}
+    return {**entries, **levels, "trace": trace}
 
 
 def rounded(value: float) -> float:

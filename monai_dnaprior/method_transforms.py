@@ -46,6 +46,7 @@ class DNAPriorDenoise(Denoise):
         slice_dim: int = -1,
         channel_wise: bool = False,
         batch_size: int = 8,
+        rician: bool = False,
         device: str | torch.device | None = None,
         seed: int = 0,
         progress: bool = False,
@@ -61,6 +62,7 @@ class DNAPriorDenoise(Denoise):
             slice_dim=slice_dim,
             channel_wise=channel_wise,
             batch_size=batch_size,
+            rician=rician,
             device=device,
             seed=seed,
             progress=progress,
@@ -74,7 +76,7 @@ class DNAPriorDenoised(Denoised):
 
     Args:
         keys: the images to denoise.
-        preset, steps, tv_weight, restarts, slice_dim, channel_wise, batch_size, device, seed, progress: see
+        preset, steps, tv_weight, restarts, slice_dim, channel_wise, batch_size, rician, device, seed, progress: see
             :class:`DNAPriorDenoise`.
         residual: also store what was removed from ``key`` under ``f"{key}_residual"``.
         spread: also store the spread over the restarts under ``f"{key}_spread"``.
@@ -96,6 +98,7 @@ class DNAPriorDenoised(Denoised):
         slice_dim: int = -1,
         channel_wise: bool = False,
         batch_size: int = 8,
+        rician: bool = False,
         device: str | torch.device | None = None,
         seed: int = 0,
         progress: bool = False,
@@ -113,6 +116,7 @@ class DNAPriorDenoised(Denoised):
             slice_dim=slice_dim,
             channel_wise=channel_wise,
             batch_size=batch_size,
+            rician=rician,
             device=device,
             seed=seed,
             progress=progress,
@@ -158,6 +162,7 @@ class IDDPDenoise(Denoise):
         slice_dim: int = -1,
         channel_wise: bool = False,
         batch_size: int = 8,
+        rician: bool = False,
         device: str | torch.device | None = None,
         progress: bool = False,
         residual: bool = False,
@@ -172,6 +177,7 @@ class IDDPDenoise(Denoise):
             slice_dim=slice_dim,
             channel_wise=channel_wise,
             batch_size=batch_size,
+            rician=rician,
             device=device,
             progress=progress,
             residual=residual,
@@ -183,7 +189,7 @@ class IDDPDenoised(Denoised):
 
     Args:
         keys: the images to denoise.
-        weights, sha256, tile, ensemble, refinements, slice_dim, channel_wise, batch_size, device, progress: see
+        weights, sha256, tile, ensemble, refinements, slice_dim, channel_wise, batch_size, rician, device, progress: see
             :class:`IDDPDenoise`.
         residual: also store what was removed from ``key`` under ``f"{key}_residual"``.
         allow_missing_keys: skip keys that are absent.
@@ -205,6 +211,7 @@ class IDDPDenoised(Denoised):
         slice_dim: int = -1,
         channel_wise: bool = False,
         batch_size: int = 8,
+        rician: bool = False,
         device: str | torch.device | None = None,
         progress: bool = False,
         residual: bool = False,
@@ -221,6 +228,7 @@ class IDDPDenoised(Denoised):
             slice_dim=slice_dim,
             channel_wise=channel_wise,
             batch_size=batch_size,
+            rician=rician,
             device=device,
             progress=progress,
             residual=residual,

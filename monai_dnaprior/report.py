@@ -22,7 +22,7 @@ from .sources import Source, find_sources, stem_of
 SUFFIX = ".html"
 INDEX = "index.html"
 NEEDED = {
-    "configuration": {"version", "method", "options", "slice_dim", "device", "mask", "weights"},
+    "configuration": {"version", "method", "options", "slice_dim", "rician", "device", "mask", "weights"},
     "residual": {"standard_deviation", "correlation_with_image"},
     "voxels": {"all", "left_out", "changed", "clipped"},
     "versions": {"python"},

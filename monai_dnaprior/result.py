@@ -9,6 +9,7 @@ from typing import Protocol
 from torch import Tensor
 
 STOP_REASONS = ("discrepancy", "variance", "steps", "clean", "constant", "non-finite", "filter", "network")
+UNTREATED = ("clean", "constant", "non-finite")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,8 @@ class Record:
         seed: of the fit's fixed input and input noise: a hash of the user's seed, the voxels and the slice index.
         noise_variance: a, b and c of the noise's variance a + b u + c u² at brightness u, where the fit was made on the
             grey scale on which such noise is even; ``sigma`` and ``residual`` are on that scale then.
+        rician_sigma: standard deviation of each part of a complex signal, where it is magnitudes that were denoised and
+            what Rician noise adds to their mean was taken away.
         tv_weight: the weight of the total variation that was used, if any.
         residual: RMS of input minus what was fitted, over the pixels that differ from a neighbour (an empty background
             has no noise to compare with); with restarts, of the first, like ``steps``, ``seed`` and ``trace``.
@@ -39,6 +42,7 @@ class Record:
     seconds: float = 0.0
     seed: int = 0
     noise_variance: tuple[float, float, float] | None = None
+    rician_sigma: float | None = None
     tv_weight: float | None = None
     residual: float = 0.0
     trace: tuple[tuple[int, float, float], ...] = ()

@@ -30,6 +30,7 @@ class Denoise(Transform):
             loads them. A 2D image is one slice.
         channel_wise: denoise every channel by itself (modalities, time points), or all together (RGB).
         batch_size: slices fitted side by side, on a CPU one a thread; the result does not depend on it.
+        rician: the image holds magnitudes (MR): also take away what Rician noise adds to their mean.
         device: where to compute, for instance ``"cuda"``; None for the device of the image.
         progress: show a progress bar.
         residual: also return what was removed.
@@ -64,6 +65,7 @@ class Denoise(Transform):
         slice_dim: int = -1,
         channel_wise: bool = False,
         batch_size: int = 8,
+        rician: bool = False,
         device: str | torch.device | None = None,
         progress: bool = False,
         residual: bool = False,
@@ -76,8 +78,12 @@ class Denoise(Transform):
             raise ValueError("spread=True needs a fit that is restarted; set restarts to at least 2.")
         self.method, self.options = method, options
         self.slicing: dict[str, Any] = {
-            "slice_dim": slice_dim, "channel_wise": channel_wise, "batch_size": batch_size, "progress": progress
-        }  # fmt: skip
+            "slice_dim": slice_dim,
+            "channel_wise": channel_wise,
+            "batch_size": batch_size,
+            "rician": rician,
+            "progress": progress,
+        }
         self.device = None if device is None else device_name(device)
         self.residual, self.spread = residual, spread
 
@@ -101,7 +107,7 @@ class Denoised(MapTransform):
 
     Args:
         keys: the images to denoise.
-        method, slice_dim, channel_wise, batch_size, device, progress, options: see :class:`Denoise`.
+        method, slice_dim, channel_wise, batch_size, rician, device, progress, options: see :class:`Denoise`.
         residual: also store what was removed from ``key`` under ``f"{key}_residual"``.
         spread: also store the spread over the restarts under ``f"{key}_spread"``.
         allow_missing_keys: skip keys that are absent.
@@ -121,6 +127,7 @@ class Denoised(MapTransform):
         slice_dim: int = -1,
         channel_wise: bool = False,
         batch_size: int = 8,
+        rician: bool = False,
         device: str | torch.device | None = None,
         progress: bool = False,
         residual: bool = False,
@@ -134,6 +141,7 @@ class Denoised(MapTransform):
             slice_dim=slice_dim,
             channel_wise=channel_wise,
             batch_size=batch_size,
+            rician=rician,
             device=device,
             progress=progress,
             residual=residual,

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .result import Denoiser, Record, Result
+from .result import UNTREATED, Denoiser, Record, Result
+from .rician import without_rician_bias
 
 PERCENTILES = (0.5, 99.5)
 SAMPLE = 2**20  # voxels whose percentiles are taken for those of a larger volume
@@ -25,6 +26,7 @@ def denoise_volume(
     slice_dim: int = -1,
     channel_wise: bool = False,
     batch_size: int = 8,
+    rician: bool = False,
     progress: bool = False,
 ) -> Result:
     r"""Denoise every 2D slice of a volume, in the volume's own units.
@@ -42,6 +44,8 @@ def denoise_volume(
         channel_wise: treat every channel as a volume of its own, with its own range of intensities (modalities, time
             points); otherwise the channels of a slice are denoised together (RGB).
         batch_size: how many slices the denoiser is handed at once. The result does not depend on it.
+        rician: the volume holds magnitudes (MR): take away what Rician noise adds to their mean, see
+            :func:`~monai_dnaprior.rician.without_rician_bias`.
         progress: show a progress bar.
 
     Returns:
@@ -51,7 +55,12 @@ def denoise_volume(
     check_volume(volume)
     image, spread = torch.empty(volume.shape, dtype=torch.float32, device=volume.device), None
     records: list[Record] = []
-    options: dict[str, Any] = {"slice_dim": slice_dim, "channel_wise": channel_wise, "batch_size": batch_size}
+    options: dict[str, Any] = {
+        "slice_dim": slice_dim,
+        "channel_wise": channel_wise,
+        "batch_size": batch_size,
+        "rician": rician,
+    }
     with tqdm(total=slice_count(volume, slice_dim, channel_wise), unit="slice", disable=not progress) as bar:
         for part in denoised_parts(volume, denoiser, **options):
             image[part.place] = (volume[part.place].double() - part.removed).float()
@@ -91,11 +100,14 @@ def denoised_parts(
     slice_dim: int = -1,
     channel_wise: bool = False,
     batch_size: int = 8,
+    rician: bool = False,
     done: Container[int] = (),
 ) -> Iterator[Part]:
     """What :func:`denoise_volume` takes from a volume, part by part, without the slices that are done."""
     check_volume(volume)
     check_slicing(slice_dim=slice_dim, batch_size=batch_size)
+    if rician:
+        check_magnitudes(volume)
     volume = volume.detach()
     axis = slice_dim + 1 if slice_dim >= 0 else slice_dim
     depth = slice_count(volume, slice_dim)
@@ -109,6 +121,7 @@ def denoised_parts(
             visible = batch.isfinite()
             noisy = torch.where(visible, (batch.double() - offset) / span, 0).float()
             result = within_memory(denoiser, noisy, indices)
+            result = unbiased(noisy, result, offset / span) if rician else result
             removed = torch.where(visible, span * (noisy.double() - result.image.double()), 0)
             spread = (
                 None
@@ -162,6 +175,18 @@ def within_memory(denoiser: Denoiser, noisy: Tensor, indices: range) -> Result:
         [replace(record, warnings=(*record.warnings, way)) for result in results for record in result.records],
         torch.cat(spreads) if spreads else None,
     )
+
+
+def unbiased(noisy: Tensor, result: Result, zero: float) -> Result:
+    """The result without the bias of Rician noise, where a magnitude of 0 has the value -zero in noisy images."""
+    image, sigmas = without_rician_bias(noisy + zero, result.image + zero)
+    treated = [record.stop_reason not in UNTREATED for record in result.records]
+    image = torch.where(noisy.new_tensor(treated, dtype=torch.bool)[:, None, None, None], image - zero, result.image)
+    records = [
+        replace(record, rician_sigma=sigma) if one else record
+        for record, sigma, one in zip(result.records, sigmas, treated, strict=True)
+    ]
+    return replace(result, image=image, records=records)
 
 
 def slice_count(volume: Tensor, slice_dim: int, channel_wise: bool = False) -> int:
@@ -220,6 +245,13 @@ def check_volume(volume: Tensor) -> None:
         )
     if volume.numel() == 0:
         raise ValueError(f"image.shape={tuple(volume.shape)} is empty; every axis must be at least 1.")
+
+
+def check_magnitudes(volume: Tensor) -> None:
+    """Refuse a volume that holds no magnitudes."""
+    least = volume[volume.isfinite()].min().item() if volume.isfinite().any() else 0
+    if least < 0:
+        raise ValueError(f"rician=True is for magnitudes (MR), but the least value is {least:g}; leave it out.")
 
 
 def check_slicing(*, slice_dim: int, batch_size: int) -> None:

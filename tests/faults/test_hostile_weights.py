@@ -19,7 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 
 from monai_dnaprior.__main__ import main
-from monai_dnaprior.job import Settings
+from monai_dnaprior.settings import Settings
 from monai_dnaprior.weights import SHIPPED
 
 MARKER = "executed"

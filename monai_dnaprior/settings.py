@@ -1,0 +1,74 @@
+"""How scans are denoised: all that a user chooses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import __version__
+from .denoisers import create_denoiser
+from .disk import hash_of
+from .result import Denoiser
+from .scan import Caps
+from .trained import Trained
+from .transforms import computing_device, device_name
+from .volumes import check_slicing
+from .weights import SHIPPED
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How scans are denoised.
+
+    Args:
+        method, options: see :func:`~monai_dnaprior.denoisers.create_denoiser`.
+        device: where to compute.
+        slice_dim, batch_size, rician: see :func:`~monai_dnaprior.volumes.denoise_volume`.
+        mask: a scan of the same shape; where it is 0, voxels come out as they are.
+        residual, spread: also write what was removed, and the spread over restarts.
+        caps: what a file may ask for.
+        resume: go on where a run with the same input and settings stopped.
+    """
+
+    method: str = "dna-prior"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    device: str = "cpu"
+    slice_dim: int = -1
+    batch_size: int = 8
+    rician: bool = False
+    mask: Path | None = None
+    residual: bool = False
+    spread: bool = False
+    caps: Caps = field(default_factory=Caps)
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        denoiser = self.denoiser  # refuses options that are out of range
+        if self.spread and getattr(denoiser, "restarts", 1) < 2:
+            raise ValueError("spread=True needs a fit that is restarted; set the option restarts to at least 2.")
+        check_slicing(slice_dim=self.slice_dim, batch_size=self.batch_size)
+        computing_device(device_name(self.device))
+
+    @cached_property
+    def denoiser(self) -> Denoiser:
+        """The method with its options."""
+        return create_denoiser(self.method, **self.options)
+
+    def configuration(self) -> dict[str, Any]:
+        """All of what the voxels of the output depend on besides the input."""
+        weights = Path(self.denoiser.weights or SHIPPED) if isinstance(self.denoiser, Trained) else None
+        return {
+            "version": __version__,
+            "method": self.method,
+            "options": dict(self.options),
+            "slice_dim": self.slice_dim,
+            "rician": self.rician,
+            "device": torch.device(self.device).type,
+            "mask": None if self.mask is None else hash_of(self.mask),
+            "weights": None if weights is None else hash_of(weights),
+        }
