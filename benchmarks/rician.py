@@ -1,0 +1,50 @@
+"""What it is worth to take away what Rician noise adds to the mean of MR magnitudes."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from publish import publish
+from table1 import SIGMAS, make_case
+
+from monai_dnaprior.compare import decibels, markdown_table
+from monai_dnaprior.denoisers import create_denoiser
+from monai_dnaprior.noise import add_noise
+from monai_dnaprior.volumes import denoise_volume
+
+METHODS = ("bm3d", "iddp", "dna-prior")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data/images"), help="folder of the modalities")
+    options = parser.parse_args()
+    rows = [
+        measure(options.data, held_out, sigma, method)
+        for held_out in (False, True)
+        for sigma in SIGMAS
+        for method in METHODS
+    ]
+    publish("rician", {"rows": rows}, markdown_table(list(rows[0]), [list(row.values()) for row in rows]))
+
+
+def measure(data: Path, held_out: bool, sigma: int, method: str) -> dict[str, Any]:
+    """PSNR on the MR crop of the tables, as a volume of one slice, without and with the correction."""
+    clean = make_case(data, "mri", sigma, held_out=held_out).clean
+    assert clean is not None
+    noisy = add_noise(clean, f"rician:{sigma}", seed=sigma)
+    plain, corrected = (denoise_volume(noisy[0], create_denoiser(method), rician=rician) for rician in (False, True))
+    return {
+        "image": "held-out" if held_out else "development",
+        "σ": sigma,
+        "method": method,
+        "noisy": round(decibels(noisy, clean), 2),
+        "denoised": round(decibels(plain.image[None], clean), 2),
+        "rician=True": round(decibels(corrected.image[None], clean), 2),
+    }
+
+
+if __name__ == "__main__":
+    main()
