@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -11,6 +13,7 @@ from typing import Any, TypeVar
 import torch
 
 Outcome = TypeVar("Outcome")
+PATIENCE = 1.0  # seconds at most that the end of threads is waited for
 
 
 @contextmanager
@@ -59,7 +62,13 @@ def single_threaded_pool() -> Iterator[ThreadPoolExecutor]:
         if ThreadCount.pools == 0:
             ThreadCount.before = torch.get_num_threads()
         ThreadCount.pools += 1
-    pool = ThreadPoolExecutor(ThreadCount.before, initializer=torch.set_num_threads, initargs=(1,))
+    threads: list[int] = []
+
+    def begin() -> None:
+        threads.append(threading.get_native_id())
+        torch.set_num_threads(1)
+
+    pool = ThreadPoolExecutor(ThreadCount.before, initializer=begin)
     ended = False
     try:
         yield pool
@@ -68,7 +77,20 @@ def single_threaded_pool() -> Iterator[ThreadPoolExecutor]:
         raise
     finally:
         pool.shutdown(wait=not ended, cancel_futures=True)  # who ends a run does not wait for the fits under way
+        if not ended:
+            wait_for_the_end(threads)
         with ThreadCount.lock:
             ThreadCount.pools -= 1
             if ThreadCount.pools == 0:
                 torch.set_num_threads(ThreadCount.before)
+
+
+def wait_for_the_end(threads: Sequence[int]) -> None:
+    """Wait until Linux has ended threads that Python has: they still put away the memory of MKL.
+
+    A process that is forked meanwhile, such as a DataLoader's worker, takes over half of that, and hangs at its first
+    product of matrices.
+    """
+    until = time.monotonic() + PATIENCE
+    while any(os.path.exists(f"/proc/self/task/{thread}") for thread in threads) and time.monotonic() < until:
+        time.sleep(1e-4)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -117,3 +120,16 @@ def test_fits_run_side_by_side_with_one_thread_each_in_order() -> None:
     assert side_by_side(lambda a, b: a - b, [5, 6, 7], [1, 2, 3], device=device) == [4, 4, 4]
     with pytest.raises(ZeroDivisionError):
         side_by_side(lambda value: 1 / value, [1, 0], device=device)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="only Linux lists threads")
+def test_no_thread_is_left_that_a_fork_could_meet_while_it_ends() -> None:
+    square = torch.eye(40, dtype=torch.float64)
+
+    def thread_after_a_product(_: int) -> int:
+        assert (square @ square).sum() == 40
+        return threading.get_native_id()
+
+    for _ in range(50):
+        used = side_by_side(thread_after_a_product, range(4), device=torch.device("cpu"))
+        assert not [thread for thread in used if Path(f"/proc/self/task/{thread}").exists()]

@@ -69,7 +69,9 @@ def test_with_little_memory_a_batch_is_halved(room: int) -> None:
 
 
 def test_memory_that_does_not_suffice_for_one_slice_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("monai_dnaprior.job.create_denoiser", lambda *_, **__: Small(create_denoiser("identity"), 0))
+    monkeypatch.setattr(
+        "monai_dnaprior.settings.create_denoiser", lambda *_, **__: Small(create_denoiser("identity"), 0)
+    )
     source = write_volume(tmp_path / "in.nii", 8, 8, 2)
     (row,) = denoise_all(source, tmp_path / "out.nii", caps=Caps(), **FIT)
     assert (row.status, row.exit_code) == ("failed", 1)
