@@ -50,7 +50,7 @@ def start(
     environment = {**os.environ, "TMPDIR": str(cwd / "tmp"), "OMP_NUM_THREADS": "1", **environment}
     pipe = subprocess.PIPE
     return subprocess.Popen(
-        command, cwd=cwd, env=environment, text=True, stdout=pipe, stderr=pipe, start_new_session=True
+        command, cwd=cwd, env=environment, encoding="utf-8", stdout=pipe, stderr=pipe, start_new_session=True
     )
 
 

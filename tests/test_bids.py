@@ -53,7 +53,9 @@ def test_the_validator_finds_no_error(derivative: Path) -> None:
     validator = Path(sys.executable).with_name("bids-validator-deno")
     if not validator.exists():
         pytest.skip("bids-validator-deno is not installed")
-    shown = subprocess.run([validator, derivative, "--format", "json"], capture_output=True, text=True, check=False)
+    shown = subprocess.run(
+        [validator, derivative, "--format", "json"], capture_output=True, encoding="utf-8", check=False
+    )
     issues = json.loads(shown.stdout)["issues"]["issues"]
     assert [issue for issue in issues if issue["severity"] == "error"] == []
     assert issues  # it has looked: recommended fields are missing

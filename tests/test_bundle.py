@@ -34,7 +34,7 @@ def run(dataset_dir: Path, output_dir: Path, *overrides: str) -> subprocess.Comp
     command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(CONFIG), "--bundle_root", str(BUNDLE)]
     command += ["--dataset_dir", str(dataset_dir), "--output_dir", str(output_dir), "--steps", str(STEPS)]
     command += ["--device", "cpu", "--progress", "False", *overrides]
-    return subprocess.run(command, capture_output=True, text=True, check=True)
+    return subprocess.run(command, capture_output=True, encoding="utf-8", check=True)
 
 
 def parser(**overrides: Any) -> ConfigParser:

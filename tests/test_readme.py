@@ -164,7 +164,7 @@ def test_pictures_exist() -> None:
 
 def test_demo_makes_the_volume_and_the_picture(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "docs" / "demo.py"), "--output", str(tmp_path), "--steps", "10"]
-    finished = subprocess.run(command, check=True, capture_output=True, text=True, cwd=tmp_path)
+    finished = subprocess.run(command, check=True, capture_output=True, encoding="utf-8", cwd=tmp_path)
     for line in finished.stdout.splitlines()[-2:]:
         assert Path(line.split()[-1]).stat().st_size > 1000
     picture = pytest.importorskip("matplotlib.image").imread(tmp_path / "before_after_removed.png")
@@ -175,7 +175,7 @@ def test_console_script_lists_the_methods() -> None:
     script = shutil.which("monai-dnaprior", path=str(Path(sys.executable).parent))
     if script is None:
         pytest.skip("the package is not installed with its console script")
-    shown = subprocess.run([script, "methods"], check=True, capture_output=True, text=True).stdout
+    shown = subprocess.run([script, "methods"], check=True, capture_output=True, encoding="utf-8").stdout
     assert "dna-prior" in shown.split()
 
 

@@ -70,7 +70,7 @@ def command(config: str, *overrides: str, source: Path, target: Path) -> list[st
 
 def run(*arguments: Any, **options: Any) -> str:
     finished = subprocess.run(
-        command(*arguments, **options), capture_output=True, text=True, check=False, cwd=BUNDLE.parent
+        command(*arguments, **options), capture_output=True, encoding="utf-8", check=False, cwd=BUNDLE.parent
     )
     assert finished.returncode == 0, finished.stdout + finished.stderr
     return finished.stdout

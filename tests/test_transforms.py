@@ -292,7 +292,7 @@ def test_pickled_state_is_the_same_before_after_a_call_and_in_another_process(co
     assert pickle_hashing(transform) == before
     assert torch.equal(pickle.loads(pickle.dumps(transform))({"image": noisy_volume()})["image"], output)
     script = f"from monai.data.utils import pickle_hashing; from monai_dnaprior import *; print(pickle_hashing({code}))"
-    other = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    other = subprocess.run([sys.executable, "-c", script], capture_output=True, encoding="utf-8", check=True)
     assert other.stdout.strip() == str(before)
     assert pickle_hashing(eval(other_code)) != before
 

@@ -145,7 +145,7 @@ def test_shipped_weights_are_the_bundle_s_and_say_where_they_are_from() -> None:
     assert all(torch.equal(state[name], expected[name]) for name in expected)
     assert type(shipped.objective).__name__ == "IDDP"
     assert shipped.objective.needs == "none"  # no clean target is ever in the loss
-    assert shipped.training["noise"] == ["gaussian:0:50", "gaussian:0:20"]
+    assert shipped.training["noise"] == ["gaussian:0:50", "gaussian:0:20", "gaussian:20:50"]
     assert shipped.training["steps"] > 10_000
     assert SHIPPED.stat().st_size < 3e6
 

@@ -85,8 +85,8 @@ def test_validators_find_nothing_that_the_source_lacks(pair: tuple[str, Path, Pa
 
 def errors_in(folder: Path) -> set[str]:
     """The lines in which dciodvfy finds an error."""
-    outputs = (subprocess.run([tool("dciodvfy"), file], capture_output=True, text=True, errors="replace", check=False)
-               for file in folder.iterdir())  # fmt: skip
+    options: dict[str, Any] = {"capture_output": True, "encoding": "utf-8", "errors": "replace", "check": False}
+    outputs = (subprocess.run([tool("dciodvfy"), file], **options) for file in folder.iterdir())
     return {line for output in outputs for line in (output.stderr + output.stdout).splitlines() if line[:5] == "Error"}
 
 
@@ -131,7 +131,7 @@ def assert_sent(derived: Path, folder: Path) -> None:
                     break
             time.sleep(0.05)
         command = [tool("storescu"), "-v", "-R", "+sd", "127.0.0.1", port, derived]
-        sent = subprocess.run(command, capture_output=True, text=True, check=False)
+        sent = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     finally:
         archive.terminate()
         archive.wait()
