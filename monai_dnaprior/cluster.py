@@ -108,29 +108,20 @@ def row_or_size(task: Task, block: int) -> Row | int:
     task = resumed(task)
     try:
         shape, colours = rehearse(task.source, task.caps)
-        size = size_of(task, shape, colours)
+
+        import torch  # takes seconds, for which a scan that is refused need not wait
+
+        from .job import begin
+        from .volumes import slice_count
+
+        settings = task.chosen()
+        size = slice_count(torch.empty(shape, device="meta"), settings.slice_dim, channel_wise=not colours)
         if size <= block or task.output.exists():
             return row_of_rehearsed(task)
-        begin_shares(task)
+        begin(task.source, task.output, settings)
     except (ScanError, OSError) as error:
         return row_of_error(task.source, error)
     return size
-
-
-def size_of(task: Task, shape: Sequence[int], colours: bool) -> int:
-    """How many slices a scan of this shape is cut into."""
-    import torch  # takes seconds, for which a scan that is refused need not wait
-
-    from .volumes import slice_count
-
-    return slice_count(torch.empty(shape, device="meta"), task.chosen().slice_dim, channel_wise=not colours)
-
-
-def begin_shares(task: Task) -> None:
-    """Make the place where the shares of a scan are kept."""
-    from .job import begin
-
-    begin(task.source, task.output, task.chosen())
 
 
 def denoise_share_of(task: Task, share: range) -> None:

@@ -249,9 +249,9 @@ def check_volume(volume: Tensor) -> None:
 
 def check_magnitudes(volume: Tensor) -> None:
     """Refuse a volume that holds no magnitudes."""
-    least = volume[volume.isfinite()].min().item() if volume.isfinite().any() else 0
-    if least < 0:
-        raise ValueError(f"rician=True is for magnitudes (MR), but the least value is {least:g}; leave it out.")
+    values = volume[volume.isfinite()]
+    if (values < 0).any():
+        raise ValueError(f"rician=True is for magnitudes (MR), but the least value is {values.min():g}; leave it out.")
 
 
 def check_slicing(*, slice_dim: int, batch_size: int) -> None:
