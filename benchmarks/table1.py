@@ -51,6 +51,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data/images"), help="folder of the modalities")
     parser.add_argument("--methods", default=",".join(METHODS), help="columns to measure, with commas")
     parser.add_argument("--sigmas", default=",".join(map(str, SIGMAS)), help="noise levels to measure, with commas")
+    parser.add_argument("--images", default=",".join(CROPS), help="modalities to measure, with commas")
     parser.add_argument("--output", type=Path, default=Path("demo"), help="folder for what is denoised")
     parser.add_argument("--held-out", action="store_true", help="crops of other images, on which nothing was chosen")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
@@ -60,7 +61,7 @@ def main() -> None:
     rows: list[Row] = []
     for label in options.methods.split(","):
         for sigma in map(int, options.sigmas.split(",")):
-            for modality in CROPS:
+            for modality in options.images.split(","):
                 case = make_case(options.data, modality, sigma, held_out=options.held_out, full=options.full)
                 folder = options.output / name / f"{case.name}-{label}"
                 rows += compare([case], {label: method(label, sigma)}, folder, device=options.device)

@@ -11,11 +11,17 @@ from .implicit import WIRE
 from .priors import DeepImagePrior, DeepSpectralPrior, DNAPrior
 from .result import Denoiser
 from .self_supervised import DualSamplingNoise2Noise, Self2Self
-from .trained import Trained
+
+
+def iddp(**options: Any) -> Denoiser:
+    from .trained import Trained  # brings MONAI, for whose import the other methods need not wait
+
+    return Trained(**options)
+
 
 DENOISERS: dict[str, Callable[..., Denoiser]] = {
     "dna-prior": DNAPrior.from_preset,
-    "iddp": Trained,
+    "iddp": iddp,
     "dip": DeepImagePrior,
     "dip-tv": partial(DeepImagePrior, tv_weight=0.02),
     "dsp": DeepSpectralPrior,

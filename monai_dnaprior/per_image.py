@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any, ClassVar, cast
 
 import torch
-from monai.inferers import SlidingWindowInferer
 from torch import Tensor, nn
 
 from .checks import check_not_negative, check_whole
@@ -133,6 +132,8 @@ class PerImageFit:
         """:meth:`estimate`, of a large image in overlapping tiles, each a fit of its own, in bounded memory."""
         if max(noisy.shape[-2:]) <= TILE:
             return self.estimate(ask, copy.deepcopy(initial), noisy, where, sigma, seed)
+        from monai.inferers import SlidingWindowInferer  # takes seconds, for which smaller images need not wait
+
         results: list[FitResult] = []
 
         def estimated(window: Tensor) -> Tensor:

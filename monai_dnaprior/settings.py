@@ -12,13 +12,11 @@ import torch
 
 from . import __version__
 from .denoisers import create_denoiser
+from .devices import computing_device, device_name
 from .disk import hash_of
 from .result import Denoiser
 from .scan import Caps
-from .trained import Trained
-from .transforms import computing_device, device_name
 from .volumes import check_slicing
-from .weights import SHIPPED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +59,7 @@ class Settings:
 
     def configuration(self) -> dict[str, Any]:
         """All of what the voxels of the output depend on besides the input."""
-        weights = Path(self.denoiser.weights or SHIPPED) if isinstance(self.denoiser, Trained) else None
+        weights = getattr(self.denoiser, "weights_file", None)
         return {
             "version": __version__,
             "method": self.method,

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -80,7 +81,11 @@ class Trained:
 
     def trained(self) -> TrainedNetwork:
         """What the weights hold."""
-        return load_weights(self.weights or SHIPPED, sha256=self.sha256)
+        return load_weights(self.weights_file, sha256=self.sha256)
+
+    @property
+    def weights_file(self) -> Path:
+        return Path(self.weights or SHIPPED)
 
     def network(self) -> DenoisingUNet:
         """The trained network; it is shared, do not change it."""

@@ -15,6 +15,7 @@ from monai.transforms import MapTransform, Transform
 from monai.utils import TransformBackends, convert_to_dst_type, convert_to_tensor
 
 from .denoisers import create_denoiser
+from .devices import computing_device, device_name
 from .result import Record
 from .volumes import check_slicing, denoise_volume
 
@@ -182,23 +183,3 @@ def like(img: NdarrayOrTensor, values: torch.Tensor, records: list[Record]) -> A
     if isinstance(output, MetaTensor):
         output.meta[RECORDS_KEY] = records_text(records)
     return output
-
-
-def device_name(device: str | torch.device) -> str:
-    try:
-        return str(torch.device(device))
-    except RuntimeError as error:
-        raise ValueError(f"device={device!r} is no torch device; choose for instance 'cpu' or 'cuda'.") from error
-
-
-def computing_device(device: str | torch.device) -> torch.device:
-    """The device, if it can be used from here."""
-    device = torch.device(device)
-    if device.type == "cuda" and torch.utils.data.get_worker_info() is not None:
-        raise RuntimeError(
-            "device='cuda' cannot be used inside a DataLoader worker; set num_workers=0, or use monai.data."
-            "ThreadDataLoader, whose workers are threads."
-        )
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise RuntimeError(f"device={str(device)!r} is not available on this machine; use device='cpu'.")
-    return device

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -318,6 +320,16 @@ def assert_identical(shared_data: Path, rows: list[Row]) -> None:
         assert np.array_equal(before.slope, after.slope)
         assert (before.affine is None) == (after.affine is None)
         assert before.affine is None or np.array_equal(before.affine, after.affine)
+
+
+def test_the_command_does_not_wait_for_what_it_does_not_use(source: Path, tmp_path: Path) -> None:
+    script = """import sys
+from monai_dnaprior.__main__ import main
+assert main(sys.argv[1:]) == 0
+assert "torch" in sys.modules
+assert "monai" not in sys.modules"""
+    arguments = "denoise", source, tmp_path / "out.nii.gz", "--steps", "2"
+    subprocess.run([sys.executable, "-c", script, *map(str, arguments)], check=True)
 
 
 def test_a_shipped_file_is_denoised_by_the_command(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
