@@ -26,7 +26,7 @@ FIT = (
     "--batch-size",
     "2",
 )
-SLICES = 24
+SLICES = tries(12, 24)
 HANGS = 300  # seconds
 
 
