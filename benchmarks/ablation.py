@@ -10,8 +10,9 @@ import numpy as np
 from publish import publish
 from table1 import CROPS, make_case
 
-from monai_dnaprior.compare import Case, decibels, markdown_table
+from monai_dnaprior.compare import Case, markdown_table
 from monai_dnaprior.denoisers import create_denoiser
+from monai_dnaprior.losses import decibels
 from monai_dnaprior.noise import estimate_sigma
 from monai_dnaprior.priors import TV_WEIGHT_PER_SIGMA, DNAPrior
 from monai_dnaprior.refinement import refine

@@ -15,7 +15,8 @@ import torch
 from publish import publish
 from torch import Tensor
 
-from monai_dnaprior.compare import decibels, markdown_table
+from monai_dnaprior.compare import markdown_table
+from monai_dnaprior.losses import decibels
 from monai_dnaprior.noise import add_noise
 from monai_dnaprior.priors import DNAPrior
 from monai_dnaprior.result import Result

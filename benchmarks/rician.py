@@ -9,8 +9,9 @@ from typing import Any
 from publish import publish
 from table1 import SIGMAS, make_case
 
-from monai_dnaprior.compare import decibels, markdown_table
+from monai_dnaprior.compare import markdown_table
 from monai_dnaprior.denoisers import create_denoiser
+from monai_dnaprior.losses import decibels
 from monai_dnaprior.noise import add_noise
 from monai_dnaprior.volumes import denoise_volume
 

@@ -17,7 +17,8 @@ from publish import publish
 from skimage.io import imread
 from torch import Tensor, nn
 
-from monai_dnaprior.compare import decibels, markdown_table, peak_memory
+from monai_dnaprior.compare import markdown_table, peak_memory
+from monai_dnaprior.losses import decibels
 from monai_dnaprior.noise import add_noise
 from monai_dnaprior.priors import DeepImagePrior, DNAPrior, SkipNetPrior
 from monai_dnaprior.threads import single_threaded_pool

@@ -13,8 +13,9 @@ from publish import publish
 from table1 import CROPS, SIGMAS, make_case
 from torch import Tensor
 
-from monai_dnaprior.compare import decibels, markdown_table
+from monai_dnaprior.compare import markdown_table
 from monai_dnaprior.fit import StoppingRule
+from monai_dnaprior.losses import decibels
 from monai_dnaprior.priors import DNAPrior
 
 EVERY = 50

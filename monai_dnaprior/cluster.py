@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -87,8 +88,11 @@ def on_cluster(
             sent[future.key] = task
             running.add(future)
 
-        for _, task in zip(range(IN_FLIGHT * max(len(client.scheduler_info()["workers"]), 1)), waiting, strict=False):
-            send(row_or_size, task, block)
+        def send_next(count: int) -> None:
+            for task in itertools.islice(waiting, count):
+                send(row_or_size, task, block)
+
+        send_next(IN_FLIGHT * max(len(client.scheduler_info()["workers"]), 1))
         for future in running:
             task = sent.pop(future.key)
             found = row_of_future(future, task)
@@ -99,8 +103,7 @@ def on_cluster(
                 continue
             yield found
             bar.update()
-            for _, task in zip(range(1), waiting, strict=False):
-                send(row_or_size, task, block)
+            send_next(1)
 
 
 def row_or_size(task: Task, block: int) -> Row | int:

@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from .denoisers import create_denoiser
 from .figures import Panel, busiest_window, draw_grid, draw_points
-from .losses import decibels
+from .losses import correlation, decibels
 from .noise import add_noise, estimate_sigma, noise_correlation
 from .reader import PICTURE_SUFFIXES, ScanReader, read_picture, scan_stem
 
@@ -224,13 +224,6 @@ def similarity(image: Tensor, clean: Tensor) -> float:
         return float("nan")
     pair = (values[0].numpy() for values in (image.clamp(0, 1), clean))
     return float(structural_similarity(*pair, data_range=1, channel_axis=0, win_size=window))
-
-
-def correlation(one: Tensor, other: Tensor) -> float:
-    """Pearson's correlation of two images; 0 where one is constant."""
-    one, other = one - one.mean(), other - other.mean()
-    scale = one.norm() * other.norm()
-    return ((one * other).sum() / scale).item() if scale > 0 else 0.0
 
 
 def row_key(case: Case, name: str, options: Mapping[str, Any]) -> str:

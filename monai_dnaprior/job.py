@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 from . import __version__, bids
 from .disk import hash_of, write_json
+from .losses import correlation
 from .partial import KeptPart, Partial
 from .rehearsal import rehearse
 from .result import Record
@@ -256,6 +257,7 @@ def summary(scan: Scan, result: Denoised) -> dict[str, Any]:
     """What the sidecar says besides input, configuration and output; nothing of it comes from a header."""
     removed, values = scan.removed(result.stored), scan.values()
     seen = np.isfinite(values)
+    lost, before = removed[seen], values[seen]
     records = [record for _, record in sorted(result.records.items())]
     texts = dict.fromkeys([*scan.warnings, *(text for record in records for text in record["warnings"])])
     return {
@@ -264,9 +266,9 @@ def summary(scan: Scan, result: Denoised) -> dict[str, Any]:
         "warnings": list(texts),
         "slices": records,
         "residual": {
-            "mean": mean_of(removed[seen]),
-            "standard_deviation": float(removed[seen].std(dtype=np.float64)) if seen.any() else 0.0,
-            "correlation_with_image": correlation(removed[seen], values[seen] - removed[seen]),
+            "mean": float(lost.mean(dtype=np.float64)) if lost.size else 0.0,
+            "standard_deviation": float(lost.std(dtype=np.float64)) if lost.size else 0.0,
+            "correlation_with_image": correlation(torch.from_numpy(lost), torch.from_numpy(before - lost)),
         },
         "voxels": {
             "all": int(seen.size),
@@ -276,17 +278,6 @@ def summary(scan: Scan, result: Denoised) -> dict[str, Any]:
         },
         "fallbacks": sum(record["stop_reason"] == FALLBACK for record in records),
     }
-
-
-def mean_of(values: np.ndarray) -> float:
-    return float(values.mean(dtype=np.float64)) if len(values) else 0.0
-
-
-def correlation(one: np.ndarray, other: np.ndarray) -> float:
-    """Pearson's correlation; 0 where one is constant."""
-    one, other = (values.astype(np.float64) - mean_of(values) for values in (one, other))
-    scale = float(np.linalg.norm(one) * np.linalg.norm(other))
-    return float(one @ other) / scale if scale > 0 else 0.0
 
 
 def described(configuration: Mapping[str, Any]) -> str:

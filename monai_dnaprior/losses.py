@@ -74,6 +74,13 @@ def decibels(image: Tensor, clean: Tensor) -> float:
     return -10 * torch.log10((image.clamp(0, 1) - clean).square().mean()).item()
 
 
+def correlation(one: Tensor, other: Tensor) -> float:
+    """Pearson's correlation of the values of two tensors, in double precision; 0 where one is constant."""
+    one, other = (values.double() - values.double().mean() for values in (one, other))
+    scale = one.norm() * other.norm()
+    return ((one * other).sum() / scale).item() if scale > 0 else 0.0
+
+
 def squared_error(estimate: Tensor, noisy: Tensor) -> Tensor:
     """Mean squared error of every image: (..., C, H, W) to (...)."""
     return (estimate - noisy).square().mean(IMAGE)

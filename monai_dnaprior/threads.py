@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -62,13 +63,29 @@ def single_threaded_pool() -> Iterator[ThreadPoolExecutor]:
         if ThreadCount.pools == 0:
             ThreadCount.before = torch.get_num_threads()
         ThreadCount.pools += 1
+    try:
+        with awaited_pool(ThreadCount.before, partial(torch.set_num_threads, 1)) as pool:
+            yield pool
+    finally:
+        with ThreadCount.lock:
+            ThreadCount.pools -= 1
+            if ThreadCount.pools == 0:
+                torch.set_num_threads(ThreadCount.before)
+
+
+@contextmanager
+def awaited_pool(size: int, begin: Callable[[], None] = lambda: None) -> Iterator[ThreadPoolExecutor]:
+    """So many threads, which call a function first, and have ended for Linux too when the pool is left.
+
+    Who ends a run does not wait for what is under way.
+    """
     threads: list[int] = []
 
-    def begin() -> None:
+    def initialise() -> None:
         threads.append(threading.get_native_id())
-        torch.set_num_threads(1)
+        begin()
 
-    pool = ThreadPoolExecutor(ThreadCount.before, initializer=begin)
+    pool = ThreadPoolExecutor(size, initializer=initialise)
     ended = False
     try:
         yield pool
@@ -76,13 +93,9 @@ def single_threaded_pool() -> Iterator[ThreadPoolExecutor]:
         ended = True
         raise
     finally:
-        pool.shutdown(wait=not ended, cancel_futures=True)  # who ends a run does not wait for the fits under way
+        pool.shutdown(wait=not ended, cancel_futures=True)
         if not ended:
             wait_for_the_end(threads)
-        with ThreadCount.lock:
-            ThreadCount.pools -= 1
-            if ThreadCount.pools == 0:
-                torch.set_num_threads(ThreadCount.before)
 
 
 def wait_for_the_end(threads: Sequence[int]) -> None:

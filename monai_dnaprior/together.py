@@ -5,8 +5,8 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from concurrent.futures import Future
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar, cast
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .fit import FitResult, JointObjective, Objective, StoppingRule, fit, fit_each
 from .stack import Stack
-from .threads import gradients_enabled, side_by_side
+from .threads import awaited_pool, gradients_enabled, side_by_side
 
 MADE_TOGETHER = ("cuda",)  # kinds of device that a single small image does not keep busy
 Outcome = TypeVar("Outcome")
@@ -30,7 +30,7 @@ class Request:
     objective: Objective | JointObjective
     stopping: Sequence[StoppingRule]
     where: Tensor
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any]
 
     def alone(self) -> FitResult:
         return fit(self.network, self.noisy, self.objective, stopping=self.stopping, where=self.where, **self.options)
@@ -111,7 +111,7 @@ def in_step(function: Callable[..., Outcome], *arguments: Sequence[Any], device:
                 events.put(None)
 
     calls = list(zip(*arguments, strict=True))
-    with ThreadPoolExecutor(len(calls)) as pool:
+    with awaited_pool(len(calls)) as pool:
         outcomes = [pool.submit(run, number, *values) for number, values in enumerate(calls)]
         running, asked, interruption = len(calls), list[Asked](), None
         while running:

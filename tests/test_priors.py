@@ -10,10 +10,9 @@ from conftest import GUARDED, SHORT
 from torch import Tensor
 
 from monai_dnaprior import create_denoiser, priors
-from monai_dnaprior.compare import decibels
 from monai_dnaprior.fit import FitResult
 from monai_dnaprior.implicit import WIRE
-from monai_dnaprior.losses import spectral_fidelity, squared_error, total_variation, variation
+from monai_dnaprior.losses import decibels, spectral_fidelity, squared_error, total_variation, variation
 from monai_dnaprior.networks import SkipNet, fixed_input
 from monai_dnaprior.priors import DeepImagePrior, DeepSpectralPrior, DNAPrior, sigmoid_range
 from monai_dnaprior.together import Request

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from monai_dnaprior import DNAPriorDenoise, DNAPriorInferer, create_denoiser, denoising_records
 from monai_dnaprior.__main__ import main
-from monai_dnaprior.compare import decibels
+from monai_dnaprior.losses import decibels
 from monai_dnaprior.noise import add_noise
 from monai_dnaprior.priors import DNAPrior
 from monai_dnaprior.rician import HIGHEST, signal_of, table, without_rician_bias

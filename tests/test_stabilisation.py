@@ -7,8 +7,8 @@ import torch
 from conftest import GUARDED, SHORT
 
 from monai_dnaprior import create_denoiser
-from monai_dnaprior.compare import decibels
 from monai_dnaprior.gates import treated
+from monai_dnaprior.losses import decibels
 from monai_dnaprior.noise import DEPENDENT, NoiseKind, add_noise, brightness_dependence, noise_levels
 from monai_dnaprior.priors import DNAPrior
 from monai_dnaprior.result import Record
