@@ -3,19 +3,49 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 from typing import Any
 
 
-def check_not_negative(**values: float | None) -> None:
-    """Refuse a number that is negative or not finite, naming it; None stands for a rule and passes.
+def is_number(value: object) -> bool:
+    """Whether it is a finite number."""
+    return isinstance(value, Real) and math.isfinite(value)
+
+
+def check_positive(**values: Any) -> None:
+    """Refuse what is no finite number over 0, naming it.
+
+    >>> check_positive(learning_rate="fast")
+    Traceback (most recent call last):
+    ValueError: learning_rate=fast must be a positive number.
+    """
+    for name, value in values.items():
+        if not (is_number(value) and value > 0):
+            raise ValueError(f"{name}={value} must be a positive number.")
+
+
+def check_not_negative(**values: Any) -> None:
+    """Refuse what is no finite number from 0 up, naming it; None stands for a rule and passes.
 
     >>> check_not_negative(weight=-1)
     Traceback (most recent call last):
     ValueError: weight=-1 must be a finite number, 0 or more.
     """
     for name, value in values.items():
-        if value is not None and not (value >= 0 and math.isfinite(value)):
+        if value is not None and not (is_number(value) and value >= 0):
             raise ValueError(f"{name}={value} must be a finite number, 0 or more.")
+
+
+def check_part(**values: Any) -> None:
+    """Refuse what is no part of a whole, naming it.
+
+    >>> check_part(hidden=1)
+    Traceback (most recent call last):
+    ValueError: hidden=1 must lie between 0 and 1.
+    """
+    for name, value in values.items():
+        if not (is_number(value) and 0 < value < 1):
+            raise ValueError(f"{name}={value} must lie between 0 and 1.")
 
 
 def check_whole(least: int, **values: Any) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .checks import is_number
 from .noise import estimate_sigma
 from .result import Record, Result, check_noisy
 
@@ -38,7 +39,7 @@ class Classical:
     steps: int | None = None
 
     def __post_init__(self) -> None:
-        if self.sigma is not None and not self.sigma > 0:
+        if self.sigma is not None and not (is_number(self.sigma) and self.sigma > 0):
             raise ValueError(f"sigma={self.sigma} must be positive; leave it out to have it estimated.")
 
     def __call__(self, noisy: Tensor, *, slice_indices: Sequence[int] | None = None) -> Result:
@@ -82,7 +83,7 @@ def median(noisy: np.ndarray, sigma: float, *, size: int = 3) -> np.ndarray:
     return median_filter(noisy, size=(size, size, 1))
 
 
-def wavelet(noisy: np.ndarray, sigma: float, *, name: str = "db2", shifts: int = 3) -> np.ndarray:
+def wavelet(noisy: np.ndarray, sigma: float, *, wavelet: str = "db2", shifts: int = 3) -> np.ndarray:
     """BayesShrink soft thresholding, ``skimage.restoration.denoise_wavelet``, averaged over (shifts + 1)² shifts.
 
     Daubechies-2 wavelets, as many levels as the image allows less three. The cycle spinning moves it by decibels.
@@ -91,7 +92,7 @@ def wavelet(noisy: np.ndarray, sigma: float, *, name: str = "db2", shifts: int =
     """
     from skimage.restoration import cycle_spin, denoise_wavelet
 
-    options = {"sigma": sigma, "wavelet": name, "mode": "soft", "method": "BayesShrink", "channel_axis": -1}
+    options = {"sigma": sigma, "wavelet": wavelet, "mode": "soft", "method": "BayesShrink", "channel_axis": -1}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Level value|The optional dask")
         return cycle_spin(noisy, denoise_wavelet, max_shifts=shifts, func_kw=options, channel_axis=-1)

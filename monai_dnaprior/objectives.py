@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from .checks import check_not_negative, check_whole
+from .checks import check_not_negative, check_part, check_whole, is_number
 from .sampling import blind, neighbour_pairs, neighbours, subimage
 
 Network = Callable[[Tensor], Tensor]
@@ -112,7 +112,7 @@ class IDDP(Objective):
         if not isinstance(self.blur, int) or self.blur < 1 or self.blur % 2 == 0:
             raise ValueError(f"blur={self.blur} must be an odd number of pixels.")
         check_whole(1, largest_shift=self.largest_shift)
-        if not 0 <= self.warm_up <= 1:
+        if not (is_number(self.warm_up) and 0 <= self.warm_up <= 1):
             raise ValueError(f"warm_up={self.warm_up} must lie in [0, 1]: a part of the training.")
 
     def __call__(
@@ -150,8 +150,7 @@ class Noise2Void(Objective):
     radius: int = 5
 
     def __post_init__(self) -> None:
-        if not 0 < self.hidden < 1:
-            raise ValueError(f"hidden={self.hidden} must lie between 0 and 1: a part of the pixels.")
+        check_part(hidden=self.hidden)
         check_whole(1, radius=self.radius)
 
     def __call__(

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from .checks import check_not_negative, check_whole
+from .checks import check_not_negative, check_positive, check_whole, is_number
 from .fit import Discrepancy, FitResult, JointObjective, MovingVariance, Objective, StoppingRule, root_mean_square
 from .gates import treated
 from .noise import NoiseKind, varying_pixels
@@ -67,11 +67,9 @@ class PerImageFit:
         check_whole(0, seed=self.seed)
         if self.stopping not in STOPPING:
             raise ValueError(f"stopping={self.stopping!r} is unknown; choose one of {', '.join(STOPPING)}.")
-        if not 0 <= self.averaging < 1:
+        if not (is_number(self.averaging) and 0 <= self.averaging < 1):
             raise ValueError(f"averaging={self.averaging} must lie in [0, 1); use 0 for the last output alone.")
-        for name in ("learning_rate", "discrepancy"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be positive.")
+        check_positive(learning_rate=self.learning_rate, discrepancy=self.discrepancy)
         check_not_negative(clean_sigma=self.clean_sigma)
 
     def network(self, channels: int = 1) -> nn.Module:

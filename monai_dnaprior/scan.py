@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+
+from .checks import check_positive
 
 LPS_TO_RAS = np.diag([-1.0, -1, 1, 1])
 LARGEST_INTEGER = 2**53  # up to which float64 holds every one
@@ -55,9 +57,7 @@ class Caps:
     pixels: int = 2**26
 
     def __post_init__(self) -> None:
-        for name in ("size", "ratio", "pixels"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be positive.")
+        check_positive(**asdict(self))
 
     def admit(self, path: object, *, decoded: int, encoded: int, pixels: int) -> None:
         """Refuse a file whose voxels would take so much."""

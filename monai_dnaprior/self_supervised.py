@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, interpolate, leaky_relu, max_pool2d, pad
 
+from .checks import check_part
 from .fit import Objective
 from .losses import squared_error
 from .networks import seeded_weights
@@ -143,9 +144,7 @@ class Self2Self(PerImageFit):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("keep", "dropout"):
-            if not 0 < getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must lie between 0 and 1.")
+        check_part(keep=self.keep, dropout=self.dropout)
 
     def network(self, channels: int = 1) -> PartialUNet:
         return PartialUNet(channels=channels, width=self.width, scales=self.scales, seed=self.seed)
