@@ -89,6 +89,23 @@ def test_networks_that_are_kept_descend_as_if_the_others_had_never_been() -> Non
     torch.testing.assert_close(stack(inputs[1:2]), alone(inputs[1:2]), **CLOSE)
 
 
+@pytest.mark.parametrize("preset", ["default", "paper"])
+def test_a_step_on_another_device_takes_nothing_from_the_cpu(preset: str) -> None:
+    """On PyTorch's device without numbers, where operations that mix devices fail as on an accelerator."""
+    prior, noisy = DNAPrior.from_preset(preset, width=8, tv_weight=0.1), images(3, 32, 32).to("meta")
+    stack = Stack([prior.network().to("meta") for _ in noisy])
+    first, *others = (prior.objective(prior.network(), image, 0.1, 0) for image in noisy.split(1))
+    objective, descent = first.joined(others), torch.optim.Adam(stack.parameters())
+    for kept in ([0, 2], [1]):
+        losses, estimate = objective(noisy, stack)
+        losses.sum().backward()
+        descent.step()
+        assert (losses.shape, losses.device) == (noisy.shape[:1], noisy.device)
+        assert (estimate.shape, estimate.device) == (noisy.shape, noisy.device)
+        stack.keep(kept, descent)
+        objective, noisy = objective.kept(kept), noisy[kept]
+
+
 def test_fits_end_each_at_its_own_step() -> None:
     made = [request(image, seed=seed, level=level) for seed, (image, level) in
             enumerate(zip(images(4, 24, 20).split(1), (0.0, 0.36, 0.31, 10.0), strict=True))]  # fmt: skip
