@@ -77,7 +77,7 @@ def interrupt(source: Path, output: Path, way: signal.Signals, after: float) -> 
 
 @pytest.mark.parametrize("name", ["limit", "small disk", "no folder", "read-only"])
 def test_what_cannot_be_written_is_said_and_leaves_no_output(name: str, tmp_path: Path) -> None:
-    source = write_volume(tmp_path / "in.nii", side=64)
+    source = write_volume(tmp_path / "in.nii", side=64, slices=24)
     (tmp_path / "out").mkdir()
     output = tmp_path / "out" / "out.nii"
     limited: tuple[Any, ...] = ("denoise", source, output, "--method", "identity", "--quiet")
