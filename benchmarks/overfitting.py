@@ -1,0 +1,78 @@
+"""What networks of a fixed number of steps lose by it: at their last step, at a rule's stop, at the best step (oracle).
+
+One fit gives all three. Cells that were measured before are kept: an interrupted run goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from publish import RESULTS, publish
+from table1 import CROPS, SIGMAS, make_case, method
+from torch import Tensor
+
+from monai_dnaprior.compare import Case, markdown_table
+from monai_dnaprior.denoisers import create_denoiser
+from monai_dnaprior.fit import CHECK_EVERY, MovingVariance
+from monai_dnaprior.losses import decibels
+from monai_dnaprior.per_image import PerImageFit
+
+METHODS = "dip,dip-tv,dna-prior-paper,wire,ds-n2n,self2self"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data/images"), help="folder of the modalities")
+    parser.add_argument("--methods", default=METHODS, help="with commas")
+    parser.add_argument("--images", default=",".join(CROPS), help="modalities, with commas")
+    parser.add_argument("--sigmas", default=",".join(map(str, SIGMAS)), help="noise levels, with commas")
+    parser.add_argument("--early", action="store_true", help="end every fit where the rule does: a quarter of the time")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    options = parser.parse_args()
+    path = RESULTS / "overfitting.json"
+    rows: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
+    for label in options.methods.split(","):
+        for sigma in map(int, options.sigmas.split(",")):
+            for modality in options.images.split(","):
+                case = make_case(options.data, modality, sigma)
+                if not any(row["image"] == case.name and row["method"] == label for row in rows):
+                    rows.append(measure(case, label, sigma, early=options.early, device=options.device))
+                    lines = [[*row.values()] for row in sorted(rows, key=lambda row: row["image"])]
+                    publish("overfitting", {"rows": rows}, markdown_table(list(rows[0]), lines))
+
+
+def measure(case: Case, label: str, sigma: int, *, early: bool, device: str) -> dict[str, Any]:
+    """PSNR of the averaged output at the three steps."""
+    name, options = method(label, sigma)
+    denoiser, clean, noisy = create_denoiser(name, **options), case.clean, case.noisy
+    assert isinstance(denoiser, PerImageFit)
+    assert clean is not None
+    offset, span = denoiser.output_range(noisy)
+    rule, qualities, stops = MovingVariance(), list[float](), list[int]()
+
+    def look(residual: float, estimate: Tensor, average: Tensor) -> str | None:
+        qualities.append(decibels(average.cpu() * span + offset, clean))
+        if not stops and rule(residual, estimate, average):
+            stops.append(len(qualities))
+        return "variance" if stops and early else None
+
+    with patch.object(PerImageFit, "rules", lambda self, sigma: [look]):
+        result = denoiser(noisy.to(device))
+    last = f"{decibels(result.image.cpu(), clean):.2f} ({result.records[0].steps})"
+    best = max(range(len(qualities)), key=qualities.__getitem__) + 1
+    return {
+        "image": case.name,
+        "method": label,
+        "noisy": round(decibels(noisy, clean), 2),
+        "last step": "" if stops and early else last,
+        "variance": f"{qualities[stops[0] - 1]:.2f} ({stops[0] * CHECK_EVERY})" if stops else "",
+        "oracle": f"{qualities[best - 1]:.2f} ({best * CHECK_EVERY})",
+    }
+
+
+if __name__ == "__main__":
+    main()
