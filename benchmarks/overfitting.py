@@ -21,6 +21,7 @@ from monai_dnaprior.fit import CHECK_EVERY, MovingVariance
 from monai_dnaprior.losses import decibels
 from monai_dnaprior.per_image import PerImageFit
 
+PATIENCE = 40  # looks
 METHODS = "dip,dip-tv,dna-prior-paper,wire,ds-n2n,self2self"
 
 
@@ -30,7 +31,7 @@ def main() -> None:
     parser.add_argument("--methods", default=METHODS, help="with commas")
     parser.add_argument("--images", default=",".join(CROPS), help="modalities, with commas")
     parser.add_argument("--sigmas", default=",".join(map(str, SIGMAS)), help="noise levels, with commas")
-    parser.add_argument("--early", action="store_true", help="end every fit where the rule does: a quarter of the time")
+    parser.add_argument("--early", action="store_true", help="end a fit once its best step lies well behind it")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     options = parser.parse_args()
     path = RESULTS / "overfitting.json"
@@ -58,20 +59,24 @@ def measure(case: Case, label: str, sigma: int, *, early: bool, device: str) -> 
         qualities.append(decibels(average.cpu() * span + offset, clean))
         if not stops and rule(residual, estimate, average):
             stops.append(len(qualities))
-        return "variance" if stops and early else None
+        return "behind" if early and stops and len(qualities) - best_look(qualities) >= PATIENCE else None
 
     with patch.object(PerImageFit, "rules", lambda self, sigma: [look]):
         result = denoiser(noisy.to(device))
     last = f"{decibels(result.image.cpu(), clean):.2f} ({result.records[0].steps})"
-    best = max(range(len(qualities)), key=qualities.__getitem__) + 1
+    best = best_look(qualities)
     return {
         "image": case.name,
         "method": label,
         "noisy": round(decibels(noisy, clean), 2),
-        "last step": "" if stops and early else last,
+        "last step": "" if result.records[0].stop_reason == "behind" else last,
         "variance": f"{qualities[stops[0] - 1]:.2f} ({stops[0] * CHECK_EVERY})" if stops else "",
         "oracle": f"{qualities[best - 1]:.2f} ({best * CHECK_EVERY})",
     }
+
+
+def best_look(qualities: list[float]) -> int:
+    return max(range(len(qualities)), key=qualities.__getitem__) + 1
 
 
 if __name__ == "__main__":
