@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-
-from .checks import check_positive
 
 LPS_TO_RAS = np.diag([-1.0, -1, 1, 1])
 LARGEST_INTEGER = 2**53  # up to which float64 holds every one
@@ -57,7 +55,9 @@ class Caps:
     pixels: int = 2**26
 
     def __post_init__(self) -> None:
-        check_positive(**asdict(self))
+        for name in ("size", "ratio", "pixels"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be positive.")
 
     def admit(self, path: object, *, decoded: int, encoded: int, pixels: int) -> None:
         """Refuse a file whose voxels would take so much."""

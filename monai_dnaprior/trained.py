@@ -85,6 +85,7 @@ class Trained:
 
     @property
     def weights_file(self) -> Path:
+        """The file of the weights, those that are shipped if none is given."""
         return Path(self.weights or SHIPPED)
 
     def network(self) -> DenoisingUNet:
