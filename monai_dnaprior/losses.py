@@ -76,7 +76,7 @@ def decibels(image: Tensor, clean: Tensor) -> float:
 
 def correlation(one: Tensor, other: Tensor) -> float:
     """Pearson's correlation of the values of two tensors, in double precision; 0 where one is constant."""
-    one, other = (values.double() - values.double().mean() for values in (one, other))
+    one, other = (values - values.mean() for values in (one.double(), other.double()))
     scale = one.norm() * other.norm()
     return ((one * other).sum() / scale).item() if scale > 0 else 0.0
 
