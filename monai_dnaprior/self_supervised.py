@@ -64,10 +64,11 @@ class DualSamplingNoise2Noise(PerImageFit):
             even = pad(noisy, (0, width % 2, 0, height % 2), mode="replicate")
             estimate = network(even)
             halves, targets = diagonal_halves(even), diagonal_halves(estimate)
-            doubled, doubled_targets = [[double(half) for half in pair] for pair in (halves, targets)]
-            loss = squared_error(network(halves[0]), halves[1]) + squared_error(network(doubled[0]), doubled[1])
-            for half, target in (*zip(halves, targets, strict=True), *zip(doubled, doubled_targets, strict=True)):
-                loss = loss + squared_error(network(half), target) / 2
+            inputs = [*halves, *map(double, halves)]
+            outputs = [network(image) for image in inputs]
+            loss = squared_error(outputs[0], inputs[1]) + squared_error(outputs[2], inputs[3])
+            for output, target in zip(outputs, [*targets, *map(double, targets)], strict=True):
+                loss = loss + squared_error(output, target) / 2
             return loss.sum(), estimate[..., :height, :width]
 
         return objective
