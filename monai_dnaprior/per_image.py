@@ -88,6 +88,10 @@ class PerImageFit:
         """How weights and features lie in memory: in the way that is the faster one."""
         return torch.contiguous_format if device.type == "cpu" else torch.channels_last
 
+    def of_restart(self, number: int) -> PerImageFit:
+        """The configuration of one of an image's fits."""
+        return self
+
     def rate(self, noisy: Tensor) -> float:
         """The learning rate at the first step."""
         return self.learning_rate
@@ -179,7 +183,7 @@ class PerImageFit:
 
         def fitted(noisy: Tensor, sigma: float, kind: NoiseKind) -> tuple[Tensor, Record]:
             seeds = [slice_seed(self.seed, index, attempt, noisy) for attempt in (2 * restart, 2 * restart + 1)]
-            return self._fitted(ask, initial, noisy, sigma, seeds)
+            return self.of_restart(restart)._fitted(ask, initial, noisy, sigma, seeds)
 
         return treated(noisy, fitted, clean_sigma=self.clean_sigma, stabilise=self.stabilise)
 

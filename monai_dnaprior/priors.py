@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
@@ -28,7 +28,7 @@ SMALLEST = 64  # side of an image that is still fitted when shrunk
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "fast": {"steps": 80, "skip_channels": 16},
-    "best": {"steps": 1500, "shrink": 1, "skip_channels": 32, "restarts": 4},
+    "best": {"steps": 1500, "shrink": (1, 2), "skip_channels": 32, "restarts": 4},
     "paper": {
         "steps": 3000,
         "tv_weight": 1e-4,
@@ -139,6 +139,7 @@ class DNAPrior(SkipNetPrior):
         fidelity_weight: :math:`\alpha`.
         shrink: the network is fitted to the image averaged over blocks of shrink × shrink pixels, whose noise is that
             much weaker, in as many times fewer operations; an image that would have a side under 64 pixels, as it is.
+            Several, as (1, 2), take turns over the restarts.
         refinements: rounds of :func:`~monai_dnaprior.refinement.refine` on the fitted image, at its size and full size.
         others: see :class:`SkipNetPrior` and :class:`~monai_dnaprior.per_image.PerImageFit`.
 
@@ -164,7 +165,7 @@ class DNAPrior(SkipNetPrior):
     tv_weight: float | None = None
     fidelity_weight: float = 1.0
     stabilise: bool = True
-    shrink: int = 2
+    shrink: int | Sequence[int] = 2
     refinements: int = 3
     input_noise: float | None = None
     stopping: str = "discrepancy"
@@ -178,7 +179,10 @@ class DNAPrior(SkipNetPrior):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_not_negative(tv_weight=self.tv_weight, fidelity_weight=self.fidelity_weight)
-        check_whole(1, shrink=self.shrink)
+        if not self.shrinks:
+            raise ValueError("shrink=() names no size; give at least one, 1 for the image as it is.")
+        for shrink in self.shrinks:
+            check_whole(1, shrink=shrink)
         check_whole(0, refinements=self.refinements)
 
     @classmethod
@@ -188,6 +192,14 @@ class DNAPrior(SkipNetPrior):
             raise ValueError(f"preset={preset!r} is unknown; choose one of {', '.join(PRESETS)}.")
         given = {name: value for name, value in options.items() if value is not None}
         return cls(**PRESETS[preset] | given)
+
+    @property
+    def shrinks(self) -> Sequence[int]:
+        """One after the other, for the restarts."""
+        return self.shrink if isinstance(self.shrink, Sequence) else (self.shrink,)
+
+    def of_restart(self, number: int) -> DNAPrior:
+        return replace(self, shrink=self.shrinks[number % len(self.shrinks)])
 
     def weight(self, noisy: Tensor, sigma: float) -> float:
         if self.tv_weight is not None:
@@ -218,7 +230,7 @@ class DNAPrior(SkipNetPrior):
 
     def factor(self, noisy: Tensor) -> int:
         """How many times smaller an image is fitted."""
-        return self.shrink if min(noisy.shape[-2:]) >= SMALLEST * self.shrink else 1
+        return self.shrinks[0] if min(noisy.shape[-2:]) >= SMALLEST * self.shrinks[0] else 1
 
     def refined(self, noisy: Tensor, estimate: Tensor, sigma: float) -> Tensor:
         return refine(noisy, estimate, sigma, rounds=self.refinements)

@@ -166,15 +166,28 @@ def test_a_batch_with_restarts_equals_its_images_alone(noisy_slice: Tensor) -> N
         assert torch.equal(together.spread[index], alone.spread[0])
 
 
-def test_a_shrunk_fit_is_of_the_averaged_image_and_has_the_size_of_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[Tensor] = []
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """What networks are fitted to from here on."""
+    images: list[Tensor] = []
     alone = Request.alone
 
     def watched(request: Request) -> FitResult:
-        seen.append(request.noisy)
+        images.append(request.noisy)
         return alone(request)
 
     monkeypatch.setattr(Request, "alone", watched)
+    return images
+
+
+def test_several_sizes_take_turns_over_the_restarts(seen: list[Tensor]) -> None:
+    noisy = torch.rand(1, 1, 128, 130, generator=torch.Generator().manual_seed(0))
+    both = DNAPrior(**SHORT, shrink=(1, 2), restarts=3)(noisy)
+    assert sorted(image.shape[-1] for image in seen) == [65, 130, 130]
+    assert both.image.shape == noisy.shape
+
+
+def test_a_shrunk_fit_is_of_the_averaged_image_and_has_the_size_of_the_other(seen: list[Tensor]) -> None:
     noisy = torch.rand(1, 1, 131, 134, generator=torch.Generator().manual_seed(0))
     assert DNAPrior(**SHORT, shrink=2)(noisy).image.shape == noisy.shape
     torch.testing.assert_close(seen[0][..., :65, :], torch.nn.functional.avg_pool2d(noisy, 2))
@@ -244,6 +257,8 @@ def test_stopping_rules_run(stopping: str, noisy_slice: Tensor) -> None:
         ({"seed": -1}, "seed=-1 must be a whole number, at least 0"),
         ({"restarts": 0}, "restarts=0 must be a whole number, at least 1"),
         ({"shrink": 0}, "shrink=0 must be a whole number, at least 1"),
+        ({"shrink": (1, 0)}, "shrink=0 must be a whole number, at least 1"),
+        ({"shrink": ()}, r"shrink=\(\) names no size; give at least one"),
         ({"refinements": -1}, "refinements=-1 must be a whole number, at least 0"),
         ({"discrepancy": 0.0}, "discrepancy=0.0 must be a positive number"),
         ({"width": 0}, "width=0 must be at least 1"),
