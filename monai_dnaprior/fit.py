@@ -156,15 +156,20 @@ def reason_to_stop(
 
 @dataclass
 class Discrepancy:
-    """Stop when what the averaged output leaves over is as small as the noise: residual <= sigma.
+    """Stop when what the averaged output leaves over is as small as the noise, residual <= sigma, but not too early.
+
+    The first ``warm_up`` looks do not count.
 
     Source: Morozov's discrepancy principle, Soviet Math. Doklady 7, 1966.
     """
 
     sigma: float
+    warm_up: int = 0
+    looks: int = 0
 
     def __call__(self, residual: float, estimate: Tensor, average: Tensor) -> str | None:
-        return "discrepancy" if residual <= self.sigma else None
+        self.looks += 1
+        return "discrepancy" if self.looks > self.warm_up and residual <= self.sigma else None
 
 
 @dataclass

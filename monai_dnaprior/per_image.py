@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,7 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from .checks import check_not_negative, check_positive, check_whole, is_number
-from .fit import Discrepancy, FitResult, JointObjective, MovingVariance, Objective, StoppingRule, root_mean_square
+from .fit import (
+    CHECK_EVERY,
+    Discrepancy,
+    FitResult,
+    JointObjective,
+    MovingVariance,
+    Objective,
+    StoppingRule,
+    root_mean_square,
+)
 from .gates import treated
 from .noise import NoiseKind, varying_pixels
 from .result import Record, Result, check_noisy
@@ -21,6 +31,7 @@ from .together import Ask, Request, with_fits
 
 STOPPING = ("discrepancy", "variance", "steps")
 TILE = 1024  # larger images are fitted in tiles of this side
+LEAST_STEPS_TIMES_SIGMA = 15
 UNDER_FITTED = 1.1  # residual over noise level at which anatomy, too, must be in it
 
 
@@ -41,6 +52,8 @@ class PerImageFit:
             noise level, and scales what was removed down to the noise level where it is more; ``"variance"`` ends it
             when the outputs' moving variance rises, ``"steps"`` at the last step only.
         discrepancy: see ``stopping``. At the noise level itself a fit is still a little too smooth.
+        least_steps: the noise level ends no fit before so many steps, or before :math:`15 / \hat\sigma` where those are
+            fewer: a network takes up strong noise sooner. Smooth images fall to the noise level before they are sharp.
         clean_sigma: images with less estimated noise than this are given back as they came.
         stabilise: treat an image whose noise depends on brightness (Poisson, multiplicative) on the grey scale where it
             is even, see :class:`~monai_dnaprior.stabilisation.Stabiliser`.
@@ -57,6 +70,7 @@ class PerImageFit:
     averaging: float
     stopping: str = "steps"
     discrepancy: float = 0.985
+    least_steps: int = 150
     clean_sigma: float = 0.0
     stabilise: bool = False
     restarts: int = 1
@@ -64,7 +78,7 @@ class PerImageFit:
 
     def __post_init__(self) -> None:
         check_whole(1, steps=self.steps, restarts=self.restarts)
-        check_whole(0, seed=self.seed)
+        check_whole(0, seed=self.seed, least_steps=self.least_steps)
         if self.stopping not in STOPPING:
             raise ValueError(f"stopping={self.stopping!r} is unknown; choose one of {', '.join(STOPPING)}.")
         if not (is_number(self.averaging) and 0 <= self.averaging < 1):
@@ -154,7 +168,8 @@ class PerImageFit:
     def rules(self, sigma: float) -> list[StoppingRule]:
         """When to stop, for noise of this standard deviation in what the network puts out."""
         if self.stopping == "discrepancy":
-            return [Discrepancy(self.discrepancy * sigma)]
+            least = min(self.least_steps, LEAST_STEPS_TIMES_SIGMA / sigma)
+            return [Discrepancy(self.discrepancy * sigma, warm_up=math.ceil(least / CHECK_EVERY) - 1)]
         return [MovingVariance()] if self.stopping == "variance" else []
 
     def details(self, noisy: Tensor, sigma: float) -> dict[str, Any]:

@@ -27,10 +27,11 @@ NARROW = 16  # channels
 SMALLEST = 64  # side of an image that is still fitted when shrunk
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
-    "fast": {"steps": 80, "skip_channels": 16},
-    "best": {"steps": 1500, "shrink": (1, 2), "skip_channels": 32, "restarts": 4},
+    "fast": {"steps": 80},
+    "best": {"steps": 1500, "shrink": (1, 2), "restarts": 4},
     "paper": {
         "steps": 3000,
+        "learning_rate": 0.01,
         "tv_weight": 1e-4,
         "stabilise": False,
         "shrink": 1,
@@ -57,7 +58,7 @@ class SkipNetPrior(PerImageFit):
         input_channels, width, scales, skip_channels, padding, sigmoid: see
             :class:`~monai_dnaprior.networks.SkipNet`. With a sigmoid the image is first scaled so that its own range,
             noise included, fits into [0, 1].
-        steps, learning_rate, averaging, stopping, discrepancy, clean_sigma, seed: see
+        steps, learning_rate, averaging, stopping, discrepancy, least_steps, clean_sigma, seed: see
             :class:`~monai_dnaprior.per_image.PerImageFit`.
     """
 
@@ -162,6 +163,7 @@ class DNAPrior(SkipNetPrior):
     draws: ClassVar[type[FreshNoise] | type[ShiftedNoise]] = ShiftedNoise
 
     steps: int = 800
+    learning_rate: float = 0.006
     tv_weight: float | None = None
     fidelity_weight: float = 1.0
     stabilise: bool = True
@@ -172,7 +174,7 @@ class DNAPrior(SkipNetPrior):
     clean_sigma: float = 1 / 255
     width: int = 16
     scales: int = 2
-    skip_channels: int = 8
+    skip_channels: int = 32
     padding: str = "zeros"
     sigmoid: bool = False
 

@@ -78,6 +78,14 @@ def test_discrepancy_stops_at_the_noise_level_where_it_is_looked_for(noisy: Tens
     assert 0.08 < (noisy - result.image)[where].square().mean().sqrt().item() <= 0.1
 
 
+@pytest.mark.parametrize("warm_up", [-1, 0, 3])
+def test_discrepancy_ends_no_fit_before_its_warm_up(warm_up: int) -> None:
+    rule, image = Discrepancy(sigma=0.1, warm_up=warm_up), torch.zeros(1, 1, 2, 2)
+    reasons = [rule(residual, image, image) for residual in (0.05, 0.05, 0.05, 0.2, 0.1)]
+    first = max(warm_up, 0)
+    assert reasons == [None] * first + ["discrepancy"] * (3 - first) + [None, "discrepancy"]
+
+
 def test_variance_stops_once_the_outputs_move_more_again(noisy: Tensor) -> None:
     calls = 0
 

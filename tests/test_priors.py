@@ -63,6 +63,18 @@ def test_stops_by_itself_at_the_noise_level(noisy_slice: Tensor) -> None:
     assert record.trace[-1][0] == record.steps < 600
 
 
+@pytest.mark.parametrize(
+    ("options", "sigma", "least"),
+    [({}, 0.05, 150), ({}, 0.1, 150), ({}, 0.19, 80), ({"least_steps": 35}, 0.05, 40), ({"least_steps": 0}, 0.05, 10)],
+)
+def test_no_fit_ends_before_its_least_steps_and_strong_noise_lets_it_end_sooner(
+    options: dict[str, int], sigma: float, least: int
+) -> None:
+    (rule,), image = DNAPrior(**options).rules(sigma), torch.zeros(1, 1, 2, 2)
+    asked = [10 * look for look in range(1, 40) if rule(0.0, image, image)]
+    assert asked[0] == least
+
+
 def test_an_empty_background_comes_out_as_it_is(noisy_slice: Tensor) -> None:
     image = torch.nn.functional.pad(noisy_slice, (30, 10, 20, 40), value=0.25)
     image[..., 50:60, 60:70] = -1
@@ -85,7 +97,7 @@ def test_a_fit_cut_short_says_so(noisy_slice: Tensor) -> None:
 def test_never_more_than_the_noise_is_removed_unless_steps_alone_are_asked_for(noisy_slice: Tensor) -> None:
     removed = {}
     for stopping in ("discrepancy", "steps"):
-        result = DNAPrior(**SHORT, stopping=stopping)(noisy_slice)
+        result = DNAPrior(**SHORT, skip_channels=0, stopping=stopping)(noisy_slice)
         removed[stopping] = noisy_slice - result.image
     sigma = result.records[0].sigma
     assert removed["discrepancy"].square().mean().sqrt().item() == pytest.approx(sigma, rel=0.01)
@@ -256,6 +268,7 @@ def test_stopping_rules_run(stopping: str, noisy_slice: Tensor) -> None:
         ({"stopping": "never"}, "stopping='never' is unknown; choose one of discrepancy, variance, steps"),
         ({"seed": -1}, "seed=-1 must be a whole number, at least 0"),
         ({"restarts": 0}, "restarts=0 must be a whole number, at least 1"),
+        ({"least_steps": -5}, "least_steps=-5 must be a whole number, at least 0"),
         ({"shrink": 0}, "shrink=0 must be a whole number, at least 1"),
         ({"shrink": (1, 0)}, "shrink=0 must be a whole number, at least 1"),
         ({"shrink": ()}, r"shrink=\(\) names no size; give at least one"),
