@@ -22,7 +22,7 @@ from monai_dnaprior.reader import find_scans
 
 BUNDLE = Path(__file__).parents[1] / "bundles" / "dnaprior_denoise"
 CONFIG = BUNDLE / "configs" / "inference.json"
-STEPS = 10
+STEPS = 3
 UNREFINED = ("--denoiser#refinements", "0")  # the filter takes longer than so few steps
 REQUIRED_METADATA = (
     "schema version changelog monai_version pytorch_version numpy_version required_packages_version task description "
