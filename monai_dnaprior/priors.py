@@ -27,7 +27,7 @@ NARROW = 16  # channels
 SMALLEST = 64  # side of an image that is still fitted when shrunk
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
-    "fast": {"steps": 80, "refinements": 2},
+    "fast": {"steps": 70, "refinements": 2},
     "best": {"steps": 1500, "shrink": (1, 2), "restarts": 4},
     "paper": {
         "steps": 3000,
