@@ -31,7 +31,7 @@ from .together import Ask, Request, with_fits
 
 STOPPING = ("discrepancy", "variance", "steps")
 TILE = 1024  # larger images are fitted in tiles of this side
-LEAST_STEPS_TIMES_SIGMA = 15
+LEAST_STEPS_TIMES_SIGMA = 15  # strong noise is taken up in fewer steps
 UNDER_FITTED = 1.1  # residual over noise level at which anatomy, too, must be in it
 
 
