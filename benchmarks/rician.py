@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from publish import publish
-from table1 import SIGMAS, make_case
+from table1 import CROPS, HELD_OUT, SIGMAS, Crops, make_case
 
 from monai_dnaprior.compare import markdown_table
 from monai_dnaprior.denoisers import create_denoiser
@@ -23,22 +23,21 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data/images"), help="folder of the modalities")
     options = parser.parse_args()
     rows = [
-        measure(options.data, held_out, sigma, method)
-        for held_out in (False, True)
+        {"image": name, **measure(options.data, crops, sigma, method)}
+        for name, crops in {"development": CROPS, "held-out": HELD_OUT}.items()
         for sigma in SIGMAS
         for method in METHODS
     ]
     publish("rician", {"rows": rows}, markdown_table(list(rows[0]), [list(row.values()) for row in rows]))
 
 
-def measure(data: Path, held_out: bool, sigma: int, method: str) -> dict[str, Any]:
+def measure(data: Path, crops: Crops, sigma: int, method: str) -> dict[str, Any]:
     """PSNR on the MR crop of the tables, as a volume of one slice, without and with the correction."""
-    clean = make_case(data, "mri", sigma, held_out=held_out).clean
+    clean = make_case(data, "mri", sigma, crops=crops).clean
     assert clean is not None
     noisy = add_noise(clean, f"rician:{sigma}", seed=sigma)
     plain, corrected = (denoise_volume(noisy[0], create_denoiser(method), rician=rician) for rician in (False, True))
     return {
-        "image": "held-out" if held_out else "development",
         "σ": sigma,
         "method": method,
         "noisy": round(decibels(noisy, clean), 2),
