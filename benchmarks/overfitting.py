@@ -61,7 +61,7 @@ def measure(case: Case, label: str, sigma: int, *, early: bool, device: str) -> 
             stops.append(len(qualities))
         return "behind" if early and stops and len(qualities) - best_look(qualities) >= PATIENCE else None
 
-    with patch.object(PerImageFit, "rules", lambda self, sigma: [look]):
+    with patch.object(PerImageFit, "rules", lambda self, noisy, sigma: [look]):
         result = denoiser(noisy.to(device))
     last = f"{decibels(result.image.cpu(), clean):.2f} ({result.records[0].steps})"
     best = best_look(qualities)

@@ -27,7 +27,7 @@ class Watched(DNAPrior):
 
     kept: dict[int, Tensor] = field(default_factory=dict)
 
-    def rules(self, sigma: float) -> list[StoppingRule]:
+    def rules(self, noisy: Tensor, sigma: float) -> list[StoppingRule]:
         looks = 0
 
         def keep(residual: float, estimate: Tensor, average: Tensor) -> None:

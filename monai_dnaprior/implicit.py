@@ -57,7 +57,8 @@ class WIRE(PerImageFit):
     def rate(self, noisy: Tensor) -> float:
         return self.learning_rate * min(1, 256**2 / (noisy.shape[-2] * noisy.shape[-1]))
 
-    def decay(self, progress: float) -> float:
+    @staticmethod
+    def decay(progress: float) -> float:
         return 0.1**progress
 
     def objective(self, network: nn.Module, noisy: Tensor, sigma: float, seed: int) -> Objective:

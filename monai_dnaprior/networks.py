@@ -109,7 +109,7 @@ def fixed_input(*, channels: int, height: int, width: int, seed: int = 0) -> Ten
     True
     """
     generator = torch.Generator().manual_seed(seed)
-    return 0.1 * torch.rand(1, channels, height, width, generator=generator)
+    return 0.1 * torch.rand(1, channels, height, width, generator=generator, device="cpu")
 
 
 class Join(nn.Module):

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d
 
 from .checks import check_not_negative, check_part, check_whole, is_number
+from .noise import averaging_filter
 from .sampling import blind, neighbour_pairs, neighbours, subimage
 
 Network = Callable[[Tensor], Tensor]
@@ -317,11 +317,6 @@ def wanted(target: Tensor | None, objective: Objective) -> Tensor:
     if target is None:
         raise ValueError(f"target=None: {type(objective).__name__} needs a {objective.needs} image for each.")
     return target
-
-
-def averaging_filter(image: Tensor, side: int) -> Tensor:
-    """The mean over side × side pixels around each, or over those of them that lie in the image."""
-    return avg_pool2d(image, side, stride=1, padding=side // 2, count_include_pad=False)
 
 
 def random_signs(like: Tensor, generator: torch.Generator) -> Tensor:

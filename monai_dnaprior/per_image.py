@@ -52,8 +52,9 @@ class PerImageFit:
             noise level, and scales what was removed down to the noise level where it is more; ``"variance"`` ends it
             when the outputs' moving variance rises, ``"steps"`` at the last step only.
         discrepancy: see ``stopping``. At the noise level itself a fit is still a little too smooth.
-        least_steps: the noise level ends no fit before so many steps, or before :math:`15 / \hat\sigma` where those are
-            fewer: a network takes up strong noise sooner. Smooth images fall to the noise level before they are sharp.
+        least_steps: the noise level ends no fit before so many steps a channel, or :math:`15 / \hat\sigma` where those
+            are fewer: a network takes up strong noise sooner. Smooth images fall to the noise level before they are
+            sharp, and those in colour, in whose channels the same is seen, more so.
         clean_sigma: images with less estimated noise than this are given back as they came.
         stabilise: treat an image whose noise depends on brightness (Poisson, multiplicative) on the grey scale where it
             is even, see :class:`~monai_dnaprior.stabilisation.Stabiliser`.
@@ -110,7 +111,8 @@ class PerImageFit:
         """The learning rate at the first step."""
         return self.learning_rate
 
-    def decay(self, progress: float) -> float:
+    @staticmethod
+    def decay(progress: float) -> float:
         """What the learning rate is multiplied with as the fit progresses from 0 to 1."""
         return 1.0
 
@@ -128,7 +130,7 @@ class PerImageFit:
                 network.to(noisy.device, memory_format=self.layout(noisy.device)),  # type: ignore[call-overload]
                 (noisy - offset) / span,
                 self.objective(network, noisy, sigma, seed),
-                self.rules(sigma / span),
+                self.rules(noisy, sigma / span),
                 where,
                 {
                     "steps": self.steps,
@@ -159,16 +161,15 @@ class PerImageFit:
             results.append(self.estimate(ask, copy.deepcopy(initial), tile, seen > 0, sigma, seed))
             return results[-1].image
 
-        image = SlidingWindowInferer((TILE, TILE), 1, mode="gaussian")(
-            torch.cat((noisy, where.to(noisy)), 1), estimated
-        )
+        window = [min(TILE, side) for side in noisy.shape[-2:]]
+        image = SlidingWindowInferer(window, 1, mode="gaussian")(torch.cat((noisy, where.to(noisy)), 1), estimated)
         failed = next((result for result in results if result.stop_reason == "non-finite"), results[0])
         return replace(failed, image=cast(Tensor, image), steps=max(result.steps for result in results))
 
-    def rules(self, sigma: float) -> list[StoppingRule]:
+    def rules(self, noisy: Tensor, sigma: float) -> list[StoppingRule]:
         """When to stop, for noise of this standard deviation in what the network puts out."""
         if self.stopping == "discrepancy":
-            least = min(self.least_steps, LEAST_STEPS_TIMES_SIGMA / sigma)
+            least = noisy.shape[1] * min(self.least_steps, LEAST_STEPS_TIMES_SIGMA / sigma)
             return [Discrepancy(self.discrepancy * sigma, warm_up=math.ceil(least / CHECK_EVERY) - 1)]
         return [MovingVariance()] if self.stopping == "variance" else []
 

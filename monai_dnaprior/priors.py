@@ -62,7 +62,7 @@ class SkipNetPrior(PerImageFit):
             :class:`~monai_dnaprior.per_image.PerImageFit`.
     """
 
-    optimizer: ClassVar[Callable[..., torch.optim.Optimizer]] = partial(torch.optim.Adam, fused=True)
+    optimizer: ClassVar[Callable[..., torch.optim.Optimizer]] = staticmethod(partial(torch.optim.Adam, fused=True))
     draws: ClassVar[type[FreshNoise] | type[ShiftedNoise]] = FreshNoise
 
     steps: int = 3000

@@ -16,6 +16,8 @@ SIMILAR = 48  # patches in a group
 REACH = 10  # rows and columns searched on every side of a patch
 STRIDE = 4  # rows and columns between the patches that gather a group
 BAND = 16  # rows of such patches treated at once, by a thread each, which bounds the memory
+LEAST = 1e-6  # noise in a group, as a part of its energy: with less the system is singular in single precision
+SHIFTS = 32  # places searched at once on an accelerator
 CHUNK = 64  # groups filtered at once on a CPU, whose caches hold them
 SHARE = 0.85  # of the noise's variance that is filtered: a group's covariance in the estimate is a little too small
 
@@ -108,16 +110,16 @@ def similar_patches(estimate: Tensor, side: int, rows: Tensor, columns: Tensor) 
     rows, columns = rows.to(estimate.device)[:, None], columns.to(estimate.device)
     places = ((rows + REACH) * pitch + columns + REACH).flatten()
     references = patches.index_select(0, places)
-    moves, distances = list(shifts(height, width)), []
-    for down, across in moves:
-        others = patches.index_select(0, places + (down * pitch + across))
-        distance = others.sub_(references).square_().sum(-1)
-        if down == across == 0:
-            distance = distance - 1  # the patch itself comes first even where others equal it
-        distances.append(distance)
+    moves = torch.tensor(list(shifts(height, width)), device=estimate.device)
+    moved, steps = (moves[:, 0] * length + moves[:, 1] for length in (pitch, width))
+    distances = []
+    for part in moved.split(1 if estimate.device.type == "cpu" else SHIFTS):
+        others = patches.index_select(0, (places + part[:, None]).flatten()).view(len(part), *references.shape)
+        distances.append(others.sub_(references).square_().sum(-1))
+    distance = torch.cat(distances)
+    distance[moved == 0] -= 1  # the patch itself comes first even where others equal it
     similar = min(SIMILAR, min(REACH + 1, height) * min(REACH + 1, width))
-    nearest = torch.stack(distances, 1).topk(similar, largest=False).indices
-    steps = torch.tensor([down * width + across for down, across in moves], device=estimate.device)
+    nearest = distance.T.contiguous().topk(similar, largest=False).indices
     return (rows * width + columns).flatten()[:, None] + steps[nearest]
 
 
@@ -136,14 +138,16 @@ def filtered(noisy: Tensor, estimate: Tensor, groups: Tensor, side: int, sigma: 
     """
     patches, guides = (unfold(image, side)[0].mT.contiguous() for image in (noisy, estimate))
     similar = groups.shape[1]
-    noise = SHARE * sigma**2 * max(1, similar - 1) * torch.eye(similar, device=noisy.device)
+    noise, identity = SHARE * sigma**2 * max(1, similar - 1), torch.eye(similar, device=noisy.device)
     sums = torch.zeros_like(patches)
     for group in groups.split(CHUNK if noisy.device.type == "cpu" else len(groups)):
         shape = (*group.shape, side**2)
         guide, patch = (values.index_select(0, group.flatten()).view(shape) for values in (guides, patches))
         mean = guide.mean(1, keepdim=True)
         spread = guide.sub_(mean)
-        factor = torch.linalg.cholesky(spread @ spread.mT + noise)
+        products = spread @ spread.mT
+        energy = products.diagonal(dim1=-2, dim2=-1).amax(-1)[:, None, None]
+        factor = torch.linalg.cholesky(products + (LEAST * energy).clamp(min=noise) * identity)
         whitened = torch.linalg.solve_triangular(factor.mT, spread.mT, upper=True, left=False)  # copies nothing so
         kept = patch.sub_(mean) @ whitened @ whitened.mT
         sums.index_put_((group.flatten(),), kept.add_(mean).flatten(0, 1), accumulate=True)

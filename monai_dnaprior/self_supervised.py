@@ -51,7 +51,8 @@ class DualSamplingNoise2Noise(PerImageFit):
     averaging: float = 0.0
     width: int = 48
 
-    def decay(self, progress: float) -> float:
+    @staticmethod
+    def decay(progress: float) -> float:
         return 0.5 ** int(3 * progress)
 
     def network(self, channels: int = 1) -> NoiseNet:

@@ -76,9 +76,11 @@ class ShiftedNoise:
     def __init__(self, z: Tensor, seed: int) -> None:
         self.size = height, width = z.shape[-2:]
         self.generator = torch.Generator().manual_seed(seed)
-        larger = torch.randn(height + SHIFTS - 1, width + SHIFTS - 1, z.shape[1], generator=self.generator)
+        larger = torch.randn(
+            height + SHIFTS - 1, width + SHIFTS - 1, z.shape[1], generator=self.generator, device="cpu"
+        )
         self.noise = larger.to(z.device).movedim(-1, 0)
 
     def __call__(self) -> Tensor:
-        row, column = torch.randint(SHIFTS, (2,), generator=self.generator).tolist()
+        row, column = torch.randint(SHIFTS, (2,), generator=self.generator, device="cpu").tolist()
         return self.noise[:, row : row + self.size[0], column : column + self.size[1]]

@@ -19,7 +19,7 @@ PATIENCE = 1.0  # seconds at most that the end of threads is waited for
 
 @contextmanager
 def gradients_enabled(device: torch.device) -> Iterator[None]:
-    """Gradients in full precision, whatever context the caller runs in: no_grad, inference_mode or autocast.
+    """Gradients, not in half precision, whatever context the caller runs in: no_grad, inference_mode or autocast.
 
     Tensors made outside under ``inference_mode`` must be cloned inside before they enter a graph.
     """
@@ -39,38 +39,64 @@ def side_by_side(function: Callable[..., Outcome], *arguments: Sequence[Any], de
             return function(*values)
 
     if device.type != "cpu":
-        return [fit_one(*values) for values in zip(*arguments, strict=True)]
+        with repeatable(device):
+            return [fit_one(*values) for values in zip(*arguments, strict=True)]
     with single_threaded_pool() as pool:
         futures = [pool.submit(fit_one, *values) for values in zip(*arguments, strict=True)]
         return [future.result() for future in futures]
 
 
-class ThreadCount:
-    """PyTorch's number of threads, which pools lower for their own threads and the last one out restores.
+class Restored:
+    """A setting of the whole process, which blocks change that may overlap: the last one out restores it."""
 
-    Setting it in one thread also sets it for threads that start later, hence the restoration.
-    """
+    def __init__(self, read: Callable[[], Any], write: Callable[[Any], None]) -> None:
+        self.read, self.write = read, write
+        self.lock, self.blocks, self.before = threading.Lock(), 0, None
 
-    lock = threading.Lock()
-    pools = 0
-    before = 1
+    @contextmanager
+    def afterwards(self) -> Iterator[Any]:
+        """Gives what it was before the first block."""
+        with self.lock:
+            if self.blocks == 0:
+                self.before = self.read()
+            self.blocks += 1
+        try:
+            yield self.before
+        finally:
+            with self.lock:
+                self.blocks -= 1
+                if self.blocks == 0:
+                    self.write(self.before)
+
+
+def convolution_choice() -> tuple[bool, bool]:
+    return torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
+
+
+def choose_convolutions(choice: tuple[bool, bool]) -> None:
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = choice
+
+
+CONVOLUTIONS = Restored(convolution_choice, choose_convolutions)
+THREADS = Restored(torch.get_num_threads, torch.set_num_threads)  # set in one thread, it is set in those that follow
+
+
+@contextmanager
+def repeatable(device: torch.device) -> Iterator[None]:
+    """The same bits for the same input on an accelerator: no convolution sums in an order that varies."""
+    if device.type != "cuda":
+        yield
+        return
+    with CONVOLUTIONS.afterwards():
+        choose_convolutions((True, False))
+        yield
 
 
 @contextmanager
 def single_threaded_pool() -> Iterator[ThreadPoolExecutor]:
     """As many threads as PyTorch may use, each of which computes with one."""
-    with ThreadCount.lock:
-        if ThreadCount.pools == 0:
-            ThreadCount.before = torch.get_num_threads()
-        ThreadCount.pools += 1
-    try:
-        with awaited_pool(ThreadCount.before, partial(torch.set_num_threads, 1)) as pool:
-            yield pool
-    finally:
-        with ThreadCount.lock:
-            ThreadCount.pools -= 1
-            if ThreadCount.pools == 0:
-                torch.set_num_threads(ThreadCount.before)
+    with THREADS.afterwards() as count, awaited_pool(count, partial(torch.set_num_threads, 1)) as pool:
+        yield pool
 
 
 @contextmanager

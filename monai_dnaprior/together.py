@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .fit import FitResult, JointObjective, Objective, StoppingRule, fit, fit_each
 from .stack import Stack
-from .threads import awaited_pool, gradients_enabled, side_by_side
+from .threads import awaited_pool, gradients_enabled, repeatable, side_by_side
 
 MADE_TOGETHER = ("cuda",)  # kinds of device that a single small image does not keep busy
 Outcome = TypeVar("Outcome")
@@ -51,7 +51,8 @@ def with_fits(function: Callable[..., Outcome], *arguments: Sequence[Any], devic
     the same bits however many there are. On an accelerator the fits of all are made together.
     """
     if device.type in MADE_TOGETHER:
-        return in_step(function, *arguments, device=device)
+        with repeatable(device):
+            return in_step(function, *arguments, device=device)
     return side_by_side(partial(function, Request.alone), *arguments, device=device)
 
 

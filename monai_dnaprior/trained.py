@@ -130,7 +130,8 @@ class Trained:
         """The image (1, C, H, W) in tiles if it is larger than one."""
         if max(image.shape[-2:]) <= self.tile:
             return denoise(image)
-        inferer = SlidingWindowInferer((self.tile, self.tile), 1, overlap=OVERLAP, mode="gaussian")
+        window = [min(self.tile, side) for side in image.shape[-2:]]
+        inferer = SlidingWindowInferer(window, 1, overlap=OVERLAP, mode="gaussian")
         return cast(Tensor, inferer(image, denoise))
 
 

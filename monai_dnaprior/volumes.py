@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Container, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,6 +18,7 @@ from .rician import without_rician_bias
 PERCENTILES = (0.5, 99.5)
 SAMPLE = 2**20  # voxels whose percentiles are taken for those of a larger volume
 SPATIAL_AXES = 3
+NO_MEMORY = ("can't allocate memory", "out of memory", "ALLOC_FAILED", "unable to find an engine")  # in what is said
 
 
 def denoise_volume(
@@ -43,7 +45,8 @@ def denoise_volume(
         slice_dim: the spatial axis, from -3 to 2, along which a volume is cut into slices; a 2D image is one slice.
         channel_wise: treat every channel as a volume of its own, with its own range of intensities (modalities, time
             points); otherwise the channels of a slice are denoised together (RGB).
-        batch_size: how many slices the denoiser is handed at once. The result does not depend on it.
+        batch_size: how many slices the denoiser is handed at once. The result does not depend on it, on an
+            accelerator but for rounding, about a thousandth of the range of intensities.
         rician: the volume holds magnitudes (MR): take away what Rician noise adds to their mean, see
             :func:`~monai_dnaprior.rician.without_rician_bias`.
         progress: show a progress bar.
@@ -155,9 +158,10 @@ def within_memory(denoiser: Denoiser, noisy: Tensor, indices: range) -> Result:
     """
     try:
         return denoiser(noisy, slice_indices=indices)
-    except (torch.OutOfMemoryError, MemoryError):
-        if len(noisy) == 1 and noisy.device.type == "cpu":
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error) or (len(noisy) == 1 and noisy.device.type == "cpu"):
             raise
+    gc.collect()  # what failed is held by its own traceback
     if noisy.is_cuda:
         torch.cuda.empty_cache()
     if len(noisy) == 1:
@@ -175,6 +179,11 @@ def within_memory(denoiser: Denoiser, noisy: Tensor, indices: range) -> Result:
         [replace(record, warnings=(*record.warnings, way)) for result in results for record in result.records],
         torch.cat(spreads) if spreads else None,
     )
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether this is why; PyTorch's libraries and its CPU have no class of error for it."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(text in str(error) for text in NO_MEMORY)
 
 
 def unbiased(noisy: Tensor, result: Result, zero: float) -> Result:
@@ -223,7 +232,7 @@ def intensity_range(volume: Tensor) -> tuple[float, float]:
     """
     values = volume.flatten()
     if len(values) > SAMPLE:
-        places = torch.randint(len(values), (SAMPLE,), generator=torch.Generator().manual_seed(0))
+        places = torch.randint(len(values), (SAMPLE,), generator=torch.Generator().manual_seed(0), device="cpu")
         values = values[places.to(values.device)]
     values = values[values.isfinite()].double()
     low, high = np.percentile(values.cpu().numpy(), PERCENTILES) if len(values) else (0.0, 0.0)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from monai_dnaprior.fit import Discrepancy, MovingVariance, fit
-from monai_dnaprior.threads import gradients_enabled, side_by_side
+from monai_dnaprior.threads import convolution_choice, gradients_enabled, repeatable, side_by_side
 
 
 class Pixels(nn.Module):
@@ -128,6 +128,19 @@ def test_fits_run_side_by_side_with_one_thread_each_in_order() -> None:
     assert side_by_side(lambda a, b: a - b, [5, 6, 7], [1, 2, 3], device=device) == [4, 4, 4]
     with pytest.raises(ZeroDivisionError):
         side_by_side(lambda value: 1 / value, [1, 0], device=device)
+
+
+def test_convolutions_are_repeatable_on_a_gpu_and_as_they_were_after_the_last_block() -> None:
+    assert convolution_choice() == (False, False)
+    blocks = [repeatable(torch.device("cuda")) for _ in range(2)]
+    for block in blocks:
+        block.__enter__()
+        assert convolution_choice() == (True, False)
+    for block, expected in zip(blocks, [True, False], strict=True):  # the first in is the first out
+        block.__exit__(None, None, None)
+        assert convolution_choice() == (expected, False)
+    with repeatable(torch.device("cpu")):
+        assert convolution_choice() == (False, False)
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="only Linux lists threads")

@@ -13,7 +13,7 @@ from conftest import GUARDED
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
-from monai_dnaprior import objectives, sampling
+from monai_dnaprior import noise, objectives, sampling
 from monai_dnaprior.networks import seeded_weights
 from monai_dnaprior.objectives import (
     IDDP,
@@ -88,7 +88,7 @@ def test_iddp_is_equations_7_to_11() -> None:
     signs = objectives.random_signs(noisy, generator())
     renoised = estimate + signs * (noisy - estimate)
     torch.testing.assert_close(network.inputs[1], renoised)
-    fidelity = (estimate - objectives.averaging_filter(noisy, 3)).square().sum() / 2
+    fidelity = (estimate - noise.averaging_filter(noisy, 3)).square().sum() / 2
     regularity = (network(renoised) - estimate).square().sum() / 2
     torch.testing.assert_close(value, 0.1 * fidelity + 3 * regularity)
 
@@ -143,7 +143,7 @@ def test_iddp_warm_up_is_the_fidelity_alone() -> None:
     noisy, network = images(), Recorder()
     value = loss(IDDP(warm_up=0.5, blur=3), noisy, network, progress=0.4)
     assert len(network.inputs) == 1
-    expected = (network(noisy) - objectives.averaging_filter(noisy, 3)).square().sum() / 2
+    expected = (network(noisy) - noise.averaging_filter(noisy, 3)).square().sum() / 2
     torch.testing.assert_close(value, expected)
 
 

@@ -150,6 +150,8 @@ def test_gpu_benchmark_measures_what_it_says(monkeypatch: pytest.MonkeyPatch) ->
     row = results["presets"]["default"]
     assert row["same bits twice"]
     assert row["psnr"] == row["psnr on the CPU"] > 15
+    assert results["volume"]["same bits twice"]
+    assert results["volume"]["psnr of the first"] == results["volume"]["psnr of the first on the CPU"] > 15
     assert "2 slices of 40×40" in gpu.table(results)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ from monai_dnaprior.networks import SkipNet
 from monai_dnaprior.priors import DeepImagePrior, DNAPrior
 from monai_dnaprior.stack import Stack
 from monai_dnaprior.together import Ask, Request, fit_together, in_step
+from monai_dnaprior.volumes import denoise_volume
 
 CPU = torch.device("cpu")
 SMALL = {"width": 4, "scales": 2, "input_channels": 4, "skip_channels": 2}
@@ -124,10 +126,35 @@ def test_a_fit_that_fails_harms_no_other() -> None:
         assert_same(results[number], made[number].alone())
 
 
-def test_only_what_suits_is_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+def sizes_of_groups(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     sizes: list[int] = []
     fit_group = together.fit_group
     monkeypatch.setattr(together, "fit_group", lambda group: [sizes.append(len(group)), *fit_group(group)][1:])
+    return sizes
+
+
+def test_what_a_failed_pass_held_is_gone_before_its_halves_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error holds, by its traceback, all that the pass had made, and the tasks that raise it hold the error."""
+    made: list[tuple[int, weakref.ref[Stack]]] = []
+
+    class Full(Stack):
+        def forward(self, inputs: Tensor) -> Tensor:
+            held = [size for size, stack in made if stack() is not None and size > len(inputs)]
+            assert not held
+            made.append((len(inputs), weakref.ref(self)))
+            if len(inputs) > 2:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().forward(inputs)
+
+    monkeypatch.setattr(together, "MADE_TOGETHER", ("cpu",))
+    monkeypatch.setattr(together, "Stack", Full)
+    volume = torch.rand(1, 40, 36, 4, generator=torch.Generator().manual_seed(0))
+    denoise_volume(volume, DeepImagePrior(steps=1, width=4, scales=2), batch_size=4)
+    assert {size for size, _ in made} == {4, 2}
+
+
+def test_only_what_suits_is_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = sizes_of_groups(monkeypatch)
     plain = request(images(1, 16, 16))
     closure = Request(
         plain.network,
@@ -190,8 +217,10 @@ def test_errors_reach_who_called(monkeypatch: pytest.MonkeyPatch, error: BaseExc
 def test_images_denoised_together_are_what_they_are_alone(prior: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     noisy = images(3, 40, 36) * torch.tensor([1.0, 0.0, 0.5])[:, None, None, None]  # the second has no noise
     alone = prior(noisy)
+    sizes = sizes_of_groups(monkeypatch)
     monkeypatch.setattr(together, "MADE_TOGETHER", ("cpu",))
     results = prior(noisy)
+    assert sizes == [2 * prior.restarts]
     torch.testing.assert_close(results.image, alone.image, atol=1e-3, rtol=0)
     for record, other in zip(results.records, alone.records, strict=True):
         assert (record.steps, record.stop_reason, record.seed) == (other.steps, other.stop_reason, other.seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import multiprocessing
 import pickle
 import subprocess
 import sys
@@ -17,7 +18,15 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from monai.data import CacheDataset, DataLoader, MetaTensor, PersistentDataset, ThreadDataLoader, set_track_meta
+from monai.data import (
+    CacheDataset,
+    DataLoader,
+    Dataset,
+    MetaTensor,
+    PersistentDataset,
+    ThreadDataLoader,
+    set_track_meta,
+)
 from monai.data.utils import pickle_hashing
 from monai.transforms import (
     Compose,
@@ -48,6 +57,7 @@ from monai_dnaprior import (
     load_weights,
     save_weights,
 )
+from monai_dnaprior.devices import computing_device
 
 STEPS = 10
 METHODS: dict[str, tuple[Callable, Callable]] = {
@@ -232,7 +242,7 @@ LOADERS: dict[str, tuple[type, dict[str, Any]]] = {
     "none": (DataLoader, {}),
     "fork": (DataLoader, {"num_workers": 2, "multiprocessing_context": "fork"}),
     "spawn": (DataLoader, {"num_workers": 1, "multiprocessing_context": "spawn"}),
-    "threads": (ThreadDataLoader, {"num_workers": 0}),
+    "threads": (ThreadDataLoader, {"num_workers": 1, "use_thread_workers": True}),
 }
 
 
@@ -309,8 +319,21 @@ def test_other_weights_change_the_pickled_state(tmp_path: Path) -> None:
 
 def test_cuda_inside_a_worker_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.utils.data, "get_worker_info", lambda: object())
+    monkeypatch.setattr(multiprocessing, "parent_process", lambda: object())
     with pytest.raises(RuntimeError, match="num_workers=0, or use monai.data.ThreadDataLoader"):
         DNAPriorDenoise(steps=STEPS, device="cuda")(noisy_volume())
+
+
+def test_cuda_inside_a_thread_of_a_data_loader_is_not_refused() -> None:
+    def device(_: int) -> str:
+        assert torch.utils.data.get_worker_info() is not None
+        try:
+            return str(computing_device("cuda"))
+        except RuntimeError as error:
+            return str(error)
+
+    loader = ThreadDataLoader(Dataset([0], device), num_workers=1, use_thread_workers=True)
+    assert ["worker" in text for (text,) in loader] == [False]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")

@@ -46,13 +46,14 @@ def values_of(path: Path) -> np.ndarray:
 class Small:
     """A denoiser on a device that has memory for so many slices at once."""
 
-    def __init__(self, denoiser: Denoiser, room: int) -> None:
+    def __init__(self, denoiser: Denoiser, room: int, error: Exception | None = None) -> None:
         self.denoiser, self.room, self.batches = denoiser, room, []
+        self.error = error or torch.OutOfMemoryError("CUDA out of memory")
 
     def __call__(self, noisy: Tensor, *, slice_indices: Sequence[int] | None = None) -> Result:
         self.batches.append(len(noisy))
         if len(noisy) > self.room:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise self.error
         return self.denoiser(noisy, slice_indices=slice_indices)
 
 
@@ -66,6 +67,27 @@ def test_with_little_memory_a_batch_is_halved(room: int) -> None:
     assert [record.seed for record in found.records] == [record.seed for record in expected.records]
     for record in found.records:
         assert any("out of memory with 7 slices at once: halved" in text for text in record.warnings) == (room < 7)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 400 bytes."),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("GET was unable to find an engine to execute this computation"),
+    ],
+)
+def test_memory_is_short_in_many_words(error: Exception) -> None:
+    small = Small(create_denoiser("identity"), 2, error)
+    found = denoise_volume(torch.rand(1, 8, 8, 4), small, batch_size=4)
+    assert small.batches == [4, 2, 2]
+    assert all("out of memory" in record.warnings[-1] for record in found.records)
+
+
+def test_what_is_no_lack_of_memory_is_raised() -> None:
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        denoise_volume(torch.rand(1, 8, 8, 4), Small(create_denoiser("identity"), 2, RuntimeError("mat1 and mat2")))
 
 
 def test_memory_that_does_not_suffice_for_one_slice_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
