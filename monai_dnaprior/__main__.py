@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from tqdm.auto import tqdm
 
 from . import __version__
-from .cohort import SOME_BAD, denoise_all, exit_code_of
+from .cohort import FAILED, SOME_BAD, denoise_all, exit_code_of
 from .scan import Caps, ScanError
 
 DESCRIPTION = "Self-supervised denoising of medical images.\nNot a medical device; keep the original."
@@ -188,10 +188,11 @@ def run_compare(options: argparse.Namespace) -> int:
     )
     methods = {name: (name, {"seed": options.seed, **budget}) for name in names}
     device = str(computing_device(device_name(options.device)))
-    compare(cases, methods, options.output, device=device, progress=not options.quiet)
+    rows = compare(cases, methods, options.output, device=device, progress=not options.quiet)
     if not options.quiet:
         print((options.output / "table.md").read_text(encoding="utf-8"), end="")
-    return 0
+    failed = [row for row in rows if row.error]
+    return 0 if not failed else FAILED if len(failed) == len(rows) else SOME_BAD
 
 
 def add_report(parser: argparse.ArgumentParser) -> None:
@@ -248,7 +249,7 @@ def console() -> NoReturn:
     except SystemExit as end:
         code = end.code or 0
     if code in (INTERRUPTED, TERMINATED):
-        print("\nmonai-dnaprior: interrupted; --resume goes on from here", file=sys.stderr)
+        print("\nmonai-dnaprior: interrupted; it goes on from here, denoise with --resume", file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)  # threads that still compute are not waited for

@@ -80,6 +80,8 @@ def round_values(low: float, high: float) -> list[float]:
     [0.0, 2.0, 4.0, 6.0, 8.0]
     """
     least = (high - low) / TICKS
+    if not math.isfinite(least):
+        return []
     power = 10.0 ** math.floor(math.log10(least))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= least * (1 - 1e-9))
     return [round(index * step, 12) for index in range(math.ceil(low / step), math.floor(high / step) + 1)]

@@ -12,6 +12,23 @@ def is_number(value: object) -> bool:
     return isinstance(value, Real) and math.isfinite(value)
 
 
+def is_whole(value: object) -> bool:
+    """Whether it is a whole number, and neither True nor False."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def check_flag(**values: Any) -> None:
+    """Refuse what is neither True nor False, naming it.
+
+    >>> check_flag(rician="false")
+    Traceback (most recent call last):
+    ValueError: rician='false' must be True or False.
+    """
+    for name, value in values.items():
+        if not isinstance(value, bool):
+            raise ValueError(f"{name}={value!r} must be True or False.")
+
+
 def check_positive(**values: Any) -> None:
     """Refuse what is no finite number over 0, naming it.
 
@@ -56,5 +73,5 @@ def check_whole(least: int, **values: Any) -> None:
     ValueError: steps=0 must be a whole number, at least 1.
     """
     for name, value in values.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        if not is_whole(value) or value < least:
             raise ValueError(f"{name}={value} must be a whole number, at least {least}.")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import json
 import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,19 +110,26 @@ def one_after_another(tasks: Sequence[Task]) -> Iterator[Row]:
 
 
 class Manifest:
-    """A row for each scan in a JSON file that is whole at any moment, and at most a second old."""
+    """A row for each scan in a JSON file that is whole at any moment, and at most a second old.
+
+    What earlier runs wrote there stays, of scans whose outputs are there still.
+    """
 
     def __init__(self, path: Path) -> None:
-        self.path, self.rows, self.written = path, list[Row](), -math.inf
+        self.path, self.rows, self.written = path, dict[str, Row](), -math.inf
+        with suppress(OSError, ValueError, TypeError):
+            before = [Row(**row) for row in json.loads(path.read_text(encoding="utf-8"))]
+            self.rows = {row.source: row for row in before if row.output and Path(row.output).exists()}
 
     def add(self, row: Row) -> None:
-        self.rows.append(row)
+        if row.output or row.source not in self.rows:  # an output that is there already is no less there
+            self.rows[row.source] = row
         if time.monotonic() - self.written > 1:
             self.write()
 
     def write(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        rows = [asdict(row) for row in sorted(self.rows, key=lambda row: row.source)]
+        rows = [asdict(row) for row in sorted(self.rows.values(), key=lambda row: row.source)]
         write_json(self.path, rows)
         self.written = time.monotonic()
 

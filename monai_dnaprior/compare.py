@@ -8,6 +8,7 @@ import itertools
 import os
 import threading
 import time
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.transforms import LoadImage, Orientation
+from nibabel.filebasedimages import ImageFileError
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -25,6 +27,7 @@ from .figures import Panel, busiest_window, draw_grid, draw_points
 from .losses import correlation, decibels
 from .noise import add_noise, estimate_sigma, noise_correlation
 from .reader import PICTURE_SUFFIXES, ScanReader, read_picture, scan_stem
+from .scan import CorruptScan
 
 SAMPLE_EVERY = 0.01  # seconds between looks at the memory in use
 
@@ -124,9 +127,13 @@ def read_slice(path: str | Path, slice_index: int | None) -> np.ndarray:
     """One image (C, H, W) as it is stored: a picture, or a slice of a scan turned as radiologists look at it."""
     if str(path).lower().endswith(PICTURE_SUFFIXES):
         return read_picture(path)
-    scan = Orientation("LPS", labels=(("L", "R"), ("P", "A"), ("I", "S")))(
-        LoadImage(reader=ScanReader(), ensure_channel_first=True)(path)
-    )
+    try:
+        scan = LoadImage(reader=ScanReader(), ensure_channel_first=True)(path)
+    except (EOFError, zlib.error, RuntimeError, ImageFileError) as error:
+        raise CorruptScan(path, "is damaged, or no image: it cannot be read") from error
+    if scan.ndim == 3:
+        scan = scan[..., None]
+    scan = Orientation("LPS", labels=(("L", "R"), ("P", "A"), ("I", "S")))(scan)
     volume = scan[0].numpy()  # of a series in time the first
     index = volume.shape[-1] // 2 if slice_index is None else slice_index
     if not 0 <= index < volume.shape[-1]:
@@ -135,10 +142,14 @@ def read_slice(path: str | Path, slice_index: int | None) -> np.ndarray:
 
 
 def to_unit(values: np.ndarray, *, like: np.ndarray) -> Tensor:
-    """Bring an image to about [0, 1]: 8-bit by 255, others from the minimum to the 99.9th percentile of ``like``."""
-    low, high = (0, 255) if like.dtype == np.uint8 else (float(like.min()), float(np.percentile(like, 99.9)))
+    """Bring an image to about [0, 1]: 8-bit by 255, others from the minimum to the 99.9th percentile of ``like``.
+
+    What is not finite becomes 0.
+    """
+    known = like[np.isfinite(like)] if np.isfinite(like).any() else np.zeros(1)
+    low, high = (0, 255) if like.dtype == np.uint8 else (float(known.min()), float(np.percentile(known, 99.9)))
     scaled = (values.astype(np.float64) - low) / ((high - low) or 1)
-    return torch.tensor(scaled, dtype=torch.float32)[None]
+    return torch.tensor(np.where(np.isfinite(scaled), scaled, 0), dtype=torch.float32)[None]
 
 
 def compare(
@@ -170,6 +181,8 @@ def compare(
         key, stored = row_key(case, name, options), folder / "denoised" / f"{case.name}-{label}.npy"
         row = done.get(key) if stored.exists() else None
         if row is None:
+            done = {old: other for old, other in done.items() if (other.image, other.method) != (case.name, label)}
+            write_rows([*rows, *done.values()], folder / "table.csv")  # no row tells of a file that is overwritten
             row, denoised = run_method(case, label, name, options, key, device)
             if denoised is not None:
                 np.save(stored, denoised.numpy())

@@ -44,15 +44,10 @@ class DenoisingInferer(Inferer):
         progress: bool = False,
     ) -> None:
         super().__init__()
-        check_slicing(slice_dim=slice_dim, batch_size=batch_size)
         self.denoiser = denoiser
-        self.slicing: dict[str, Any] = {
-            "slice_dim": slice_dim,
-            "channel_wise": channel_wise,
-            "batch_size": batch_size,
-            "rician": rician,
-            "progress": progress,
-        }
+        self.slicing = check_slicing(
+            slice_dim=slice_dim, channel_wise=channel_wise, batch_size=batch_size, rician=rician, progress=progress
+        )
 
     def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         denoiser = partial(self.denoiser, network=network)

@@ -69,6 +69,7 @@ def denoise_source(source: Source, output: Path, settings: Settings, *, progress
     if output.exists():
         return finished_before(output, key, settings)
     scan = scan_of(source, settings)
+    check_files(Outputs(output, scan.values_suffix), key, settings)
     started = time.perf_counter()
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = Partial(output, key, resume=settings.resume)
@@ -82,7 +83,7 @@ def denoise_source(source: Source, output: Path, settings: Settings, *, progress
     report = {**key, **summary(scan, result), "output": hash_of(staged.image)}
     report["seconds"] = round(time.perf_counter() - started, 1)
     write_json(staged.sidecar, {**bids.fields(stem_of(output.name), "denoised"), **report})
-    partial.publish(output.parent, last=output.name)
+    partial.publish(output.parent, first=staged.sidecar.name, last=output.name)
     return report
 
 
@@ -106,15 +107,18 @@ def denoise_share(source: Source, output: Path, settings: Settings, share: range
 
 
 def key_of(source: Source, settings: Settings) -> dict[str, Any]:
-    """What the output depends on: hashes of the input's files, and the configuration."""
-    return {"input": [hash_of(file) for file in source.files], "configuration": settings.configuration()}
+    """What the output depends on: hashes of the input's files, the configuration, and what is written besides."""
+    return {
+        "input": [hash_of(file) for file in source.files],
+        "configuration": settings.configuration(),
+        "besides": settings.besides,
+    }
 
 
 def write_values(scan: Scan, result: Denoised, staged: Outputs, settings: Settings) -> None:
     """The residual and the spread, as far as they are wanted, with sidecars where BIDS wants them."""
-    volumes = {"residual": scan.removed(result.stored) if settings.residual else None,
-               "spread": result.spread if settings.spread else None}  # fmt: skip
-    for what, volume in volumes.items():
+    for what in settings.besides:
+        volume = scan.removed(result.stored) if what == "residual" else result.spread
         if volume is None:
             continue
         file = staged.values(what)
@@ -139,14 +143,27 @@ def check_output(source: Source, output: Path) -> None:
 
 def finished_before(output: Path, key: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
     """The report of an earlier run that made this output from the same input with the same settings."""
-    sidecar = sidecar_of(output)
-    try:
-        report = json.loads(sidecar.read_text(encoding="utf-8")) if settings.resume else {}
-    except (OSError, ValueError):
-        report = {}
-    if any(report.get(name) != value for name, value in key.items()) or report.get("output") != hash_of(output):
+    report = report_before(output, key, settings)
+    if report.get("output") != hash_of(output):
         raise UnsupportedScan(output, "exists already; give another name, or --resume if it is of the same run")
     return report
+
+
+def check_files(outputs: Outputs, key: Mapping[str, Any], settings: Settings) -> None:
+    """Refuse to write over a file that is not of a run that was ended between this file and the output."""
+    files = [outputs.sidecar, *map(outputs.values, settings.besides)]
+    taken = next((file for file in (*files, *map(sidecar_of, files)) if file.exists()), None)
+    if taken is not None and not report_before(outputs.image, key, settings):
+        raise UnsupportedScan(taken, f"exists already, and would be written beside {outputs.image.name}; rename one")
+
+
+def report_before(output: Path, key: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
+    """What the sidecar says if it is of such a run, and that is to be resumed; otherwise nothing."""
+    try:
+        report = json.loads(sidecar_of(output).read_text(encoding="utf-8")) if settings.resume else {}
+    except (OSError, ValueError):
+        return {}
+    return report if isinstance(report, dict) and all(report.get(name) == key[name] for name in key) else {}
 
 
 def scan_of(source: Source, settings: Settings) -> Scan:
@@ -172,7 +189,7 @@ def masked(scan: Scan, settings: Settings) -> Scan:
     if known and not np.allclose(scan.affine, mask.affine, atol=SAME_AFFINE):  # type: ignore[arg-type]
         raise UnsupportedScan(settings.mask, "does not lie where the scan lies; their affines differ")
     try:
-        return scan.masked(mask.values()[0] > 0)
+        return scan.masked(np.nan_to_num(mask.values()[0]) != 0)
     except ValueError as error:
         raise UnsupportedScan(settings.mask, str(error)) from error
 

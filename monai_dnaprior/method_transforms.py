@@ -78,13 +78,13 @@ class DNAPriorDenoised(Denoised):
         keys: the images to denoise.
         preset, steps, tv_weight, restarts, slice_dim, channel_wise, batch_size, rician, device, seed, progress: see
             :class:`DNAPriorDenoise`.
-        residual: also store what was removed from ``key`` under ``f"{key}_residual"``.
-        spread: also store the spread over the restarts under ``f"{key}_spread"``.
+        residual: also store what was removed from ``key`` under ``f"residual_{key}"``.
+        spread: also store the spread over the restarts under ``f"spread_{key}"``.
         allow_missing_keys: skip keys that are absent.
 
     >>> noisy = {"image": torch.rand(1, 32, 32, generator=torch.Generator().manual_seed(0))}
     >>> sorted(DNAPriorDenoised("image", steps=10, residual=True)(noisy))
-    ['image', 'image_residual']
+    ['image', 'residual_image']
     """
 
     def __init__(
@@ -191,12 +191,12 @@ class IDDPDenoised(Denoised):
         keys: the images to denoise.
         weights, sha256, tile, ensemble, refinements, slice_dim, channel_wise, batch_size, rician, device, progress: see
             :class:`IDDPDenoise`.
-        residual: also store what was removed from ``key`` under ``f"{key}_residual"``.
+        residual: also store what was removed from ``key`` under ``f"residual_{key}"``.
         allow_missing_keys: skip keys that are absent.
 
     >>> noisy = {"image": torch.rand(1, 32, 32, generator=torch.Generator().manual_seed(0))}
     >>> sorted(IDDPDenoised("image", residual=True)(noisy))
-    ['image', 'image_residual']
+    ['image', 'residual_image']
     """
 
     def __init__(

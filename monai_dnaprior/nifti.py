@@ -75,9 +75,10 @@ def read_nifti(path: Path, caps: Caps | None = None) -> NiftiScan:
 
 def opened(path: Path) -> IO[bytes] | gzip.GzipFile:
     """The file, decompressed if its name says that it is compressed."""
-    if not str(path).endswith(SUFFIXES):
+    name = path.name.lower()
+    if not name.endswith(SUFFIXES):
         raise UnsupportedScan(path, f"is no NIfTI file of one piece; its name must end in {' or '.join(SUFFIXES)}")
-    if str(path).endswith(".nii"):
+    if name.endswith(".nii"):
         return path.open("rb")
     with path.open("rb") as file:
         start = file.read(2)

@@ -94,9 +94,9 @@ class Partial:
             place = tuple(slice(*ends) for ends in texts["place"])
             yield KeptPart(range(int(first), int(behind)), place, arrays, texts["records"], texts["clipped"])
 
-    def publish(self, folder: Path, *, last: str) -> None:
-        """Give the files their places in a folder, that of this name last, and remove the rest."""
-        for source in sorted(self.files.iterdir(), key=lambda file: file.name == last):
+    def publish(self, folder: Path, *, first: str, last: str) -> None:
+        """Give the files their places in a folder, those of these names first and last, and remove the rest."""
+        for source in sorted(self.files.iterdir(), key=lambda file: (file.name == last, file.name != first)):
             for path in (*source.rglob("*"), source):
                 synchronise(path)
             os.replace(source, folder / source.name)

@@ -31,7 +31,7 @@ from .together import Ask, Request, with_fits
 
 STOPPING = ("discrepancy", "variance", "steps")
 TILE = 1024  # larger images are fitted in tiles of this side
-LEAST_STEPS_TIMES_SIGMA = 15  # strong noise is taken up in fewer steps
+STRONG = 0.1  # standard deviation of noise that is taken up in fewer steps
 UNDER_FITTED = 1.1  # residual over noise level at which anatomy, too, must be in it
 
 
@@ -52,9 +52,9 @@ class PerImageFit:
             noise level, and scales what was removed down to the noise level where it is more; ``"variance"`` ends it
             when the outputs' moving variance rises, ``"steps"`` at the last step only.
         discrepancy: see ``stopping``. At the noise level itself a fit is still a little too smooth.
-        least_steps: the noise level ends no fit before so many steps a channel, or :math:`15 / \hat\sigma` where those
-            are fewer: a network takes up strong noise sooner. Smooth images fall to the noise level before they are
-            sharp, and those in colour, in whose channels the same is seen, more so.
+        least_steps: the noise level ends no fit before so many steps a channel, fewer by the factor
+            :math:`0.1 / \hat\sigma` where noise is stronger than 0.1, which a network takes up sooner. Smooth images
+            fall to the noise level before they are sharp, and those in colour, whose channels show the same, more so.
         clean_sigma: images with less estimated noise than this are given back as they came.
         stabilise: treat an image whose noise depends on brightness (Poisson, multiplicative) on the grey scale where it
             is even, see :class:`~monai_dnaprior.stabilisation.Stabiliser`.
@@ -169,7 +169,7 @@ class PerImageFit:
     def rules(self, noisy: Tensor, sigma: float) -> list[StoppingRule]:
         """When to stop, for noise of this standard deviation in what the network puts out."""
         if self.stopping == "discrepancy":
-            least = noisy.shape[1] * min(self.least_steps, LEAST_STEPS_TIMES_SIGMA / sigma)
+            least = self.least_steps * noisy.shape[1] * min(1, STRONG / sigma)
             return [Discrepancy(self.discrepancy * sigma, warm_up=math.ceil(least / CHECK_EVERY) - 1)]
         return [MovingVariance()] if self.stopping == "variance" else []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,6 +25,7 @@ from .together import Ask
 TV_WEIGHT_PER_SIGMA = 0.3
 INPUT_NOISE_PER_SIGMA = 0.1
 NARROW = 16  # channels
+LARGE = 128  # side of an image that takes all the least steps; a smaller one takes up noise sooner
 SMALLEST = 64  # side of an image that is still fitted when shrunk
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -215,10 +217,15 @@ class DNAPrior(SkipNetPrior):
     def estimate(
         self, ask: Ask, network: nn.Module, noisy: Tensor, where: Tensor, sigma: float, seed: int
     ) -> FitResult:
-        """The fit, of a smaller image if that is large enough, whose refined result is enlarged."""
+        """The fit, of a smaller image if that is large enough, whose refined result is enlarged.
+
+        An image that is fitted as it is and has fewer than 128×128 pixels takes up noise in fewer steps.
+        """
         factor, size = self.factor(noisy), noisy.shape[-2:]
         if factor == 1:
-            return super().estimate(ask, network, noisy, where, sigma, seed)
+            part = min(1, math.sqrt(size.numel()) / LARGE)
+            fewer = replace(self, least_steps=int(part * self.least_steps))
+            return super(DNAPrior, fewer).estimate(ask, network, noisy, where, sigma, seed)
         small, seen = averaged(noisy, factor), averaged(where.float(), factor) > 0
         result = super().estimate(ask, network, small, seen, sigma / factor, seed)
         image = self.refined(small, result.image, sigma / factor) if result.stop_reason != "non-finite" else small

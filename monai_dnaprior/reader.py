@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from monai.config import PathLike
 from monai.data import ImageReader, NibabelReader
 from monai.data.utils import orientation_ras_lps
 from monai.utils import ImageMetaKey, MetaKeys, SpaceKeys, ensure_tuple
+from torch import Tensor
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 PICTURE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
@@ -32,7 +34,8 @@ class ScanReader(ImageReader):
     RAS, as everywhere in MONAI. Unequal spacing between slices is logged as a warning.
 
     Raises:
-        ValueError: a folder with no DICOM series or with several, a series without pixels.
+        ValueError: a folder with no DICOM series or with several, a series without pixels, in colour, of several frames
+            a file, or that cannot be sorted. ``get_data`` raises it: what ``read`` raises LoadImage does not heed.
 
     >>> import nibabel
     >>> from monai.transforms import LoadImage
@@ -46,14 +49,17 @@ class ScanReader(ImageReader):
 
     def read(self, data: Sequence[PathLike] | PathLike, **kwargs: Any) -> Any:
         paths = [str(path) for path in ensure_tuple(data)]
-        if paths[0].endswith(NIFTI_SUFFIXES):
+        if paths[0].lower().endswith(NIFTI_SUFFIXES):
             nifti = NibabelReader(**kwargs)  # one each: it remembers the names between read and get_data
             return nifti, nifti.read(paths)
-        if len(paths) == 1 and os.path.isdir(paths[0]):
-            paths = series_of_folder(paths[0])
-        return read_series(paths)
+        try:
+            return read_series(series_of_folder(paths[0]) if len(paths) == 1 and os.path.isdir(paths[0]) else paths)
+        except ValueError as error:
+            return error  # raised where LoadImage does not go on to readers that take the file for something else
 
     def get_data(self, img: Any) -> tuple[np.ndarray, dict]:
+        if isinstance(img, ValueError):
+            raise img
         if not isinstance(img, DicomSeries):
             nifti, image = img
             return nifti.get_data(image)
@@ -135,7 +141,7 @@ def slice_step(reader: SimpleITK.ImageSeriesReader, files: Sequence[str], *, nor
 
 
 def is_dicom(path: Path) -> bool:
-    return path.is_file() and not path.name.endswith(NIFTI_SUFFIXES) and pydicom.misc.is_dicom(path)
+    return path.is_file() and not path.name.lower().endswith(NIFTI_SUFFIXES) and pydicom.misc.is_dicom(path)
 
 
 def has_pixels(path: str) -> bool:
@@ -168,7 +174,7 @@ def all_scans(folder: PathLike) -> list[str | list[str]]:
     """Every NIfTI file below a folder, and every DICOM series: the folder that holds it, or its files among others."""
     scans: list[str | list[str]] = []
     for root, _, names in sorted(os.walk(os.path.abspath(folder))):
-        scans += sorted(os.path.join(root, name) for name in names if name.endswith(NIFTI_SUFFIXES))
+        scans += sorted(os.path.join(root, name) for name in names if name.lower().endswith(NIFTI_SUFFIXES))
         series = all_series(root)
         scans += [root] if len(series) == 1 else series
     return scans
@@ -178,8 +184,15 @@ def read_picture(path: PathLike) -> np.ndarray:
     """A PNG, TIFF or other picture as it is stored, (C, H, W): one channel, or three without transparency."""
     from skimage.io import imread
 
-    picture = np.asarray(imread(path))
-    return picture[None] if picture.ndim == 2 else np.moveaxis(picture[..., :3], -1, 0)
+    picture = np.atleast_3d(imread(path))
+    if picture.ndim > 3 or picture.shape[-1] > 4:
+        raise ValueError(f"{path} holds several pictures; give one, or a scan.")
+    return np.moveaxis(picture[..., : picture.shape[-1] - (picture.shape[-1] + 1) % 2], -1, 0)
+
+
+def without_channel(image: Tensor) -> Tensor:
+    """An image (1, W, H, D) as SaveImage is to write it, (W, H, D) whatever D is; several channels come last."""
+    return image[0] if len(image) == 1 else image.movedim(0, -1)
 
 
 def output_root(folder: PathLike) -> str:
@@ -196,4 +209,4 @@ def output_name(meta: Mapping[str, Any], saver: Any) -> dict[str, Any]:
 def scan_stem(scan: str | list[str]) -> str:
     """The path of a scan, or of its first file, without the suffixes .nii, .nii.gz and .dcm."""
     path = scan if isinstance(scan, str) else scan[0]
-    return path.removesuffix(".gz").removesuffix(".nii").removesuffix(".dcm")
+    return re.sub(r"(\.nii(\.gz)?|\.dcm)$", "", path, flags=re.IGNORECASE)

@@ -49,13 +49,20 @@ class Settings:
         denoiser = self.denoiser  # refuses options that are out of range
         if self.spread and getattr(denoiser, "restarts", 1) < 2:
             raise ValueError("spread=True needs a fit that is restarted; set the option restarts to at least 2.")
-        check_slicing(slice_dim=self.slice_dim, batch_size=self.batch_size)
+        if self.mask is not None and not self.mask.exists():
+            raise ValueError(f"mask={str(self.mask)!r} does not exist.")
+        check_slicing(slice_dim=self.slice_dim, batch_size=self.batch_size, rician=self.rician)
         computing_device(device_name(self.device))
 
     @cached_property
     def denoiser(self) -> Denoiser:
         """The method with its options."""
         return create_denoiser(self.method, **self.options)
+
+    @property
+    def besides(self) -> list[str]:
+        """What is written besides the denoised scan."""
+        return [what for what in ("residual", "spread") if getattr(self, what)]
 
     def configuration(self) -> dict[str, Any]:
         """All of what the voxels of the output depend on besides the input."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from . import dicom, itk, nifti
+from .bids import named
 from .scan import Caps, Scan, ScanError, UnsupportedScan
 
 READERS: dict[str, Callable[[tuple[Path, ...], Caps], Scan]] = {
@@ -63,11 +65,10 @@ def find_sources(path: Path) -> tuple[list[Source], list[ScanError]]:
         files = [Path(root) / name for name in sorted(names) if not name.startswith(".")]
         found, refused = sources_of_folder([file for file in files if file.is_file()], path)
         sources, errors = sources + found, errors + refused
-    stems = [source.stem for source in sources]
-    for source in [source for source in sources if stems.count(source.stem) > 1]:
-        sources.remove(source)
-        errors.append(UnsupportedScan(source.label, "has the name of another scan; rename one of them"))
-    return sources, errors
+    outputs = Counter(named(source.stem, "denoised") for source in sources)
+    twins = [source for source in sources if outputs[named(source.stem, "denoised")] > 1]
+    errors += [UnsupportedScan(source.label, "has the name of another scan; rename one of them") for source in twins]
+    return [source for source in sources if source not in twins], errors
 
 
 def sources_of(path: Path) -> tuple[list[Source], list[ScanError]]:

@@ -47,7 +47,8 @@ def load_images(folder: PathLike, *, progress: bool = False) -> list[Tensor]:
         if path in pictures:
             volume = torch.tensor(read_picture(path).mean(0, dtype=np.float64))[..., None]
         else:
-            volume = torch.cat(list(read_scan(path).as_tensor().double()), -1)
+            scan = read_scan(path).as_tensor().double()
+            volume = torch.cat(list(scan if scan.ndim == 4 else scan[..., None]), -1)
         offset, span = intensity_range(volume)
         slices = torch.where(volume.isfinite(), (volume - offset) / span, 0).float().movedim(-1, 0)
         images += [image[None] for image in slices.contiguous() if image.min() < image.max()]

@@ -14,6 +14,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 from monai.utils import TransformBackends, convert_to_dst_type, convert_to_tensor
 
+from .checks import check_flag
 from .denoisers import create_denoiser
 from .devices import computing_device, device_name
 from .result import Record
@@ -73,18 +74,14 @@ class Denoise(Transform):
         spread: bool = False,
         **options: Any,
     ) -> None:
-        check_slicing(slice_dim=slice_dim, batch_size=batch_size)
+        check_flag(residual=residual, spread=spread)
         denoiser = create_denoiser(method, **options)  # refuses what is out of range
         if spread and getattr(denoiser, "restarts", 1) < 2:
             raise ValueError("spread=True needs a fit that is restarted; set restarts to at least 2.")
         self.method, self.options = method, options
-        self.slicing: dict[str, Any] = {
-            "slice_dim": slice_dim,
-            "channel_wise": channel_wise,
-            "batch_size": batch_size,
-            "rician": rician,
-            "progress": progress,
-        }
+        self.slicing = check_slicing(
+            slice_dim=slice_dim, channel_wise=channel_wise, batch_size=batch_size, rician=rician, progress=progress
+        )
         self.device = None if device is None else device_name(device)
         self.residual, self.spread = residual, spread
 
@@ -109,13 +106,13 @@ class Denoised(MapTransform):
     Args:
         keys: the images to denoise.
         method, slice_dim, channel_wise, batch_size, rician, device, progress, options: see :class:`Denoise`.
-        residual: also store what was removed from ``key`` under ``f"{key}_residual"``.
-        spread: also store the spread over the restarts under ``f"{key}_spread"``.
+        residual: also store what was removed from ``key`` under ``f"residual_{key}"``.
+        spread: also store the spread over the restarts under ``f"spread_{key}"``.
         allow_missing_keys: skip keys that are absent.
 
     >>> noisy = {"image": torch.rand(1, 32, 32, generator=torch.Generator().manual_seed(0))}
     >>> sorted(Denoised("image", "median", residual=True)(noisy))
-    ['image', 'image_residual']
+    ['image', 'residual_image']
     """
 
     backend = Denoise.backend
@@ -154,7 +151,7 @@ class Denoised(MapTransform):
         d = dict(data)
         for key in self.key_iterator(d):
             extras = {"residual": self.denoise.residual, "spread": self.denoise.spread}
-            names = [key, *(f"{key}_{name}" for name, wanted in extras.items() if wanted)]
+            names = [key, *(f"{name}_{key}" for name, wanted in extras.items() if wanted)]
             output = self.denoise(d[key])
             d.update(zip(names, output if len(names) > 1 else [output], strict=True))
         return d
@@ -168,9 +165,12 @@ def denoising_records(image: MetaTensor) -> list[dict[str, Any]]:
 
     They are stored in the metadata as text, so that any number of slices survives a DataLoader's collation.
     """
-    if not isinstance(image, MetaTensor) or RECORDS_KEY not in image.meta:
+    text = image.meta.get(RECORDS_KEY) if isinstance(image, MetaTensor) else None
+    if isinstance(text, list):
+        raise ValueError("image is a batch, with records for each image; pass it through decollate_batch first.")
+    if text is None:
         raise ValueError("image has no denoising records; they are in the metadata of a denoised MetaTensor.")
-    return json.loads(image.meta[RECORDS_KEY])
+    return json.loads(text)
 
 
 def records_text(records: list[Record]) -> str:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from .checks import check_flag, check_whole, is_whole
 from .result import UNTREATED, Denoiser, Record, Result
 from .rician import without_rician_bias
 
@@ -108,7 +109,7 @@ def denoised_parts(
 ) -> Iterator[Part]:
     """What :func:`denoise_volume` takes from a volume, part by part, without the slices that are done."""
     check_volume(volume)
-    check_slicing(slice_dim=slice_dim, batch_size=batch_size)
+    check_slicing(slice_dim=slice_dim, batch_size=batch_size, channel_wise=channel_wise, rician=rician)
     if rician:
         check_magnitudes(volume)
     volume = volume.detach()
@@ -121,8 +122,9 @@ def denoised_parts(
             start, stop = indices.start - number * depth, indices.stop - number * depth
             place = place_of(volume, channels, axis, slice(start, stop))
             batch = cut(volume[place], axis)
-            visible = batch.isfinite()
-            noisy = torch.where(visible, (batch.double() - offset) / span, 0).float()
+            noisy = ((batch.double() - offset) / span).float()
+            visible = noisy.isfinite()
+            noisy = torch.where(visible, noisy, 0)
             result = within_memory(denoiser, noisy, indices)
             result = unbiased(noisy, result, offset / span) if rician else result
             removed = torch.where(visible, span * (noisy.double() - result.image.double()), 0)
@@ -263,9 +265,10 @@ def check_magnitudes(volume: Tensor) -> None:
         raise ValueError(f"rician=True is for magnitudes (MR), but the least value is {values.min():g}; leave it out.")
 
 
-def check_slicing(*, slice_dim: int, batch_size: int) -> None:
-    """Refuse a way of cutting that no volume has, naming the parameter."""
-    if not -SPATIAL_AXES <= slice_dim < SPATIAL_AXES:
+def check_slicing(*, slice_dim: int, batch_size: int, **flags: bool) -> dict[str, Any]:
+    """All of them, if a volume can be cut that way; what is wrong is refused by name."""
+    if not is_whole(slice_dim) or not -SPATIAL_AXES <= slice_dim < SPATIAL_AXES:
         raise ValueError(f"slice_dim={slice_dim} is no spatial axis; choose one of -3 to 2 (-1 is the last).")
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size} must be at least 1.")
+    check_whole(1, batch_size=batch_size)
+    check_flag(**flags)
+    return {"slice_dim": slice_dim, "batch_size": batch_size, **flags}

@@ -335,3 +335,10 @@ def test_wires_learning_rate_is_its_papers() -> None:
     assert wire.rate(torch.zeros(1, 1, 256, 256)) == 5e-3
     assert wire.rate(torch.zeros(1, 1, 512, 512)) == 5e-3 / 4
     assert [wire.decay(progress) for progress in (0, 1)] == [1, 0.1]
+
+
+@pytest.mark.parametrize(("side", "least"), [(32, 40), (64, 80), (100, 120)])
+def test_small_images_end_sooner_when_they_are_fitted_as_they_are(side: int, least: int) -> None:
+    noisy = 0.5 + 0.09 * torch.randn(1, 1, side, side, generator=torch.Generator().manual_seed(0))
+    result = DNAPrior(width=4, scales=1, input_channels=2, skip_channels=2, discrepancy=9, refinements=0)(noisy)
+    assert (result.records[0].steps, result.records[0].stop_reason) == (least, "discrepancy")

@@ -58,7 +58,7 @@ def test_one_file_is_a_series_of_one(tmp_path: Path, pixels: np.ndarray) -> None
 def test_two_slices_at_one_position_are_refused(tmp_path: Path, pixels: np.ndarray) -> None:
     write_series(tmp_path, pixels, positions=axial(4)[[0, 1, 1, 2]], orientation=(1, 0, 0, 0, 1, 0))
     with pytest.raises(ValueError, match="two slices at one position"):
-        ScanReader().read(tmp_path)
+        LoadImage(reader=ScanReader())(tmp_path)
 
 
 def test_several_series_in_a_folder_are_told_apart(tmp_path: Path, pixels: np.ndarray) -> None:
@@ -67,7 +67,7 @@ def test_several_series_in_a_folder_are_told_apart(tmp_path: Path, pixels: np.nd
         for file in (tmp_path / "both").glob("[0-9]*"):
             file.rename(file.with_name(f"s{depth}-{file.name}"))
     with pytest.raises(ValueError, match="holds 2 DICOM image series"):
-        ScanReader().read(tmp_path / "both")
+        LoadImage(reader=ScanReader())(tmp_path / "both")
     scans = find_scans(tmp_path)
     assert [LoadImage(reader=ScanReader())(scan["image"]).shape[-1] for scan in scans] == [3, 4]
 
@@ -129,7 +129,7 @@ def test_what_is_not_a_greyscale_series_is_refused(name: str, message: str) -> N
     if not shipped(name).exists():
         pytest.skip(f"this version of pydicom ships no {name}")
     with pytest.raises(ValueError, match=message) as caught:
-        ScanReader().read(shipped(name))
+        LoadImage(reader=ScanReader())(shipped(name))
     assert "\n" not in str(caught.value)
 
 

@@ -112,7 +112,7 @@ def test_the_general_transform_takes_any_method_with_its_options() -> None:
     assert torch.equal(Denoise("dna-prior", steps=STEPS, seed=2)(image), expected)
     filtered = Denoised("image", "tv", sigma=0.2, residual=True)({"image": MetaTensor(image)})
     assert {record["stop_reason"] for record in denoising_records(filtered["image"])} == {"filter"}
-    torch.testing.assert_close(bits(filtered["image"]) + bits(filtered["image_residual"]), image, rtol=0, atol=1e-3)
+    torch.testing.assert_close(bits(filtered["image"]) + bits(filtered["residual_image"]), image, rtol=0, atol=1e-3)
     with pytest.raises(ValueError, match="is no known denoiser"):
         Denoised("image", "bm4d")
 
@@ -182,7 +182,7 @@ def test_spread_is_in_the_units_of_the_image_and_needs_restarts() -> None:
     in_other_units = DNAPriorDenoise(**options)(1024 * image)[2]
     torch.testing.assert_close(bits(in_other_units), 1024 * bits(spread), rtol=1e-2, atol=1e-2)
     dictionary = DNAPriorDenoised("image", **options)({"image": image})
-    assert sorted(dictionary) == ["image", "image_residual", "image_spread"]
+    assert sorted(dictionary) == ["image", "residual_image", "spread_image"]
     for key, expected in zip(sorted(dictionary), (denoised, residual, spread), strict=True):
         assert torch.equal(dictionary[key], expected)
     with pytest.raises(ValueError, match="spread=True needs a fit that is restarted; set restarts to at least 2"):
@@ -201,7 +201,7 @@ def test_residual_is_input_minus_output_and_zero_where_nothing_was_seen() -> Non
     assert bits(residual)[~seen].item() == 0
     assert torch.equal(residual.affine, image.affine)
     dictionary = DNAPriorDenoised("image", steps=STEPS, residual=True)({"image": image})
-    assert torch.equal(dictionary["image_residual"], residual)
+    assert torch.equal(dictionary["residual_image"], residual)
 
 
 def test_whole_chain_keeps_geometry_to_the_file_and_can_be_inverted(nifti_path: Path, tmp_path: Path) -> None:
@@ -349,7 +349,7 @@ def test_a_missing_gpu_is_said_in_one_line() -> None:
         ({"preset": "fastest"}, "preset='fastest' is unknown; choose one of default, fast, best, paper"),
         ({"tv_weight": -1.0}, "tv_weight=-1.0 must be a finite number, 0 or more"),
         ({"slice_dim": 3}, "slice_dim=3 is no spatial axis; choose one of -3 to 2"),
-        ({"batch_size": 0}, "batch_size=0 must be at least 1"),
+        ({"batch_size": 0}, "batch_size=0 must be a whole number, at least 1"),
         ({"device": "gpu"}, "device='gpu' is no torch device; choose for instance 'cpu' or 'cuda'"),
         ({"seed": -1}, "seed=-1 must be a whole number, at least 0"),
     ],
