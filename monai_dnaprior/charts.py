@@ -78,6 +78,8 @@ def round_values(low: float, high: float) -> list[float]:
 
     >>> round_values(-0.3, 9.7)
     [0.0, 2.0, 4.0, 6.0, 8.0]
+    >>> round_values(0.0, math.inf)
+    []
     """
     least = (high - low) / TICKS
     if not math.isfinite(least):

@@ -13,10 +13,9 @@ import numpy as np
 import pydicom
 import SimpleITK
 from monai.config import PathLike
-from monai.data import ImageReader, NibabelReader
+from monai.data import ImageReader, NibabelReader, NibabelWriter
 from monai.data.utils import orientation_ras_lps
 from monai.utils import ImageMetaKey, MetaKeys, SpaceKeys, ensure_tuple
-from torch import Tensor
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 PICTURE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
@@ -70,6 +69,18 @@ class ScanReader(ImageReader):
             MetaKeys.SPACE: SpaceKeys.RAS,
             MetaKeys.ORIGINAL_CHANNEL_DIM: float("nan"),
         }
+
+
+class VolumeWriter(NibabelWriter):
+    """MONAI's writer of NIfTI files, by which a volume of one slice stays a volume."""
+
+    def set_data_array(
+        self, data_array: Any, channel_dim: int | None = 0, squeeze_end_dims: bool = True, *args: Any, **kwargs: Any
+    ) -> None:
+        flat = data_array.ndim == 3
+        super().set_data_array(data_array, channel_dim, flat, *args, **kwargs)
+        if not flat and self.data_obj.shape[-1] == 1:
+            self.data_obj = self.data_obj[..., 0]
 
 
 class DicomSeries:
@@ -188,11 +199,6 @@ def read_picture(path: PathLike) -> np.ndarray:
     if picture.ndim > 3 or picture.shape[-1] > 4:
         raise ValueError(f"{path} holds several pictures; give one, or a scan.")
     return np.moveaxis(picture[..., : picture.shape[-1] - (picture.shape[-1] + 1) % 2], -1, 0)
-
-
-def without_channel(image: Tensor) -> Tensor:
-    """An image (1, W, H, D) as SaveImage is to write it, (W, H, D) whatever D is; several channels come last."""
-    return image[0] if len(image) == 1 else image.movedim(0, -1)
 
 
 def output_root(folder: PathLike) -> str:

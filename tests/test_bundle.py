@@ -74,6 +74,16 @@ def test_run_on_dicom_series_keeps_the_affine(tmp_path: Path) -> None:
         assert 0 < np.abs(saved.get_fdata() - source.numpy()).mean() < 500
 
 
+def test_a_volume_of_one_slice_stays_a_volume(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    volume = np.random.default_rng(0).normal(100, 10, (20, 24, 1)).astype(np.float32)
+    nibabel.save(nibabel.Nifti1Image(volume, np.diag([1, 1, 7, 1])), tmp_path / "in" / "one.nii")
+    run(tmp_path / "in", tmp_path / "out")
+    saved = nibabel.load(tmp_path / "out" / "one_denoised.nii.gz")
+    assert saved.shape == (20, 24, 1)
+    assert saved.header.get_zooms() == (1, 1, 7)
+
+
 def test_overrides_reach_the_fit_and_another_seed_or_preset_draws_its_own_network(
     nifti_path: Path, tmp_path: Path
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -46,6 +47,24 @@ def test_pictures_scans_and_series_are_read(picture: Path, nifti_path: Path, tmp
     torch.testing.assert_close(cases[0].clean, torch.tensor(imread(picture) / 255.0)[None, None].float())
     expected = to_unit(pixels[1], like=pixels[1])[0].clamp(0, 1)  # the middle slice, rows from the front
     torch.testing.assert_close(cases[3].clean, expected[None, None])
+
+
+def test_images_without_slices_colours_or_all_values_are_read(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).normal(100, 10, (20, 24)).astype(np.float32)
+    values[3, 4] = np.nan
+    nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / "flat.nii")
+    transparent = np.stack([np.full((12, 9), 200, np.uint8), np.full((12, 9), 7, np.uint8)], -1)
+    imsave(tmp_path / "transparent.png", transparent, check_contrast=False)
+    cases = load_cases([tmp_path / "flat.nii", tmp_path / "transparent.png"])
+    assert [tuple(case.noisy.shape) for case in cases] == [(1, 1, 24, 20), (1, 1, 12, 9)]
+    assert cases[0].noisy.isfinite().all()
+    assert (cases[1].noisy == 200 / 255).all()
+
+
+def test_several_pictures_in_one_file_are_refused(tmp_path: Path) -> None:
+    imsave(tmp_path / "pages.tif", np.zeros((5, 30, 20), np.uint8), check_contrast=False)
+    with pytest.raises(ValueError, match="pages.tif holds several pictures"):
+        load_cases([tmp_path / "pages.tif"])
 
 
 def test_rows_hold_what_was_measured(case: Case, tmp_path: Path) -> None:
@@ -118,6 +137,26 @@ def test_an_interrupted_second_run_forgets_nothing(case: Case, tmp_path: Path, m
     assert [row.method for row in read_rows(tmp_path / "table.csv")] == ["tv", "median"]
 
 
+def test_no_row_outlives_its_picture(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = Case(case.name, case.noisy + 0.1, case.clean)
+    first = compare([case], METHODS, tmp_path)
+    write = room.write_rows
+
+    def interrupted(rows: Any, path: Path) -> None:
+        write(rows, path)
+        if len(rows) > 1:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as context:
+        context.setattr(room, "write_rows", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            compare([other], METHODS, tmp_path)  # ended behind its first picture
+    assert compare([case], METHODS, tmp_path)[0].psnr == first[0].psnr
+    assert decibels(torch.from_numpy(np.load(tmp_path / "denoised" / "slice-tv.npy")), case.clean) == pytest.approx(
+        first[0].psnr, abs=0.01
+    )
+
+
 def test_images_of_one_name_are_kept_apart(picture: Path, tmp_path: Path) -> None:
     other = tmp_path / "elsewhere" / picture.name
     other.parent.mkdir()
@@ -147,6 +186,30 @@ def test_command_line_on_pairs(picture: Path, tmp_path: Path, capsys: pytest.Cap
     shown = capsys.readouterr().out
     assert "| noisy | tv |" in shown
     assert "| noisy | dna-prior |" in shown
+
+
+def test_a_scan_that_is_cut_short_is_one_line(nifti_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    nifti_path.write_bytes(nifti_path.read_bytes()[:-200])
+    assert main(["compare", str(nifti_path), "--methods", "tv", "--output", str(tmp_path / "out")]) == 4
+    shown = capsys.readouterr().err
+    assert "cannot be read" in shown
+    assert shown.count("\n") == 1
+
+
+@pytest.mark.parametrize(("methods", "code"), [("tv", 1), ("tv,median", 8)])
+def test_methods_that_fail_show_in_the_exit_code(
+    methods: str, code: int, picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = room.create_denoiser
+
+    def failing(name: str, **options: Any) -> Any:
+        if name == "tv":
+            raise ValueError("no")
+        return create(name, **options)
+
+    monkeypatch.setattr(room, "create_denoiser", failing)
+    command = ["compare", str(picture), "--methods", methods, "--quiet", "--noise", "gaussian:9"]
+    assert main([*command, "--output", str(tmp_path / "out")]) == code
 
 
 @pytest.mark.parametrize(

@@ -224,6 +224,64 @@ def test_an_output_that_is_there_is_kept(source: Path, tmp_path: Path) -> None:
     assert "exists already" in denoise(source, output, method="median", resume=True).reason
 
 
+@pytest.mark.parametrize("name", ["out.json", "out_residual.nii.gz"])
+def test_no_file_beside_the_output_is_written_over(source: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text('{"EchoTime": 0.03}', encoding="utf-8")
+    for resume in (False, True):
+        row = denoise(source, tmp_path / "out.nii", method="median", residual=True, resume=resume)
+        assert (row.status, row.exit_code) == ("refused", 2)
+        assert f"{name}: exists already, and would be written beside out.nii; rename one" in row.reason
+    assert (tmp_path / name).read_text(encoding="utf-8") == '{"EchoTime": 0.03}'
+    assert not (tmp_path / "out.nii").exists()
+
+
+def test_a_run_that_ended_while_files_took_their_places_goes_on(source: Path, tmp_path: Path) -> None:
+    settings = {"method": "median", "residual": True}
+    denoise(source, tmp_path / "out.nii", **settings)
+    expected = values_of(tmp_path / "out.nii")
+    (tmp_path / "out.nii").unlink()  # it is the last that takes its place
+    assert "exists already" in denoise(source, tmp_path / "out.nii", **settings).reason
+    assert denoise(source, tmp_path / "out.nii", **settings, resume=True).exit_code == 0
+    assert same_bits(values_of(tmp_path / "out.nii"), expected)
+
+
+def test_a_resumed_run_that_wants_more_files_is_refused(source: Path, tmp_path: Path) -> None:
+    denoise(source, tmp_path / "out.nii", method="median")
+    row = denoise(source, tmp_path / "out.nii", method="median", residual=True, resume=True)
+    assert "exists already" in row.reason
+
+
+def test_a_second_run_loses_no_row_of_the_first(source: Path, tmp_path: Path) -> None:
+    def run(*names: str) -> dict[str, str]:
+        for name in names:
+            (tmp_path / "in").mkdir(exist_ok=True)
+            write_volume(tmp_path / "in" / f"{name}.nii", values_of(source))
+        list(denoise_all(tmp_path / "in", tmp_path / "out", caps=Caps(), method="median"))
+        rows = json.loads((tmp_path / "out" / "manifest.json").read_text(encoding="utf-8"))
+        return {Path(row["source"]).name: row["status"] for row in rows}
+
+    assert run("one") == {"one.nii": "denoised"}
+    assert run("two") == {"one.nii": "denoised", "two.nii": "denoised"}
+    (tmp_path / "out" / "one_denoised.nii").unlink()
+    (tmp_path / "in" / "one.nii").unlink()
+    assert run() == {"two.nii": "denoised"}
+
+
+def test_a_voxel_beyond_all_measure_is_left_as_it_is(source: Path, tmp_path: Path) -> None:
+    volume = values_of(source).astype(np.float64)
+    volume[3, 4, 1] = 1e300
+    path = write_volume(tmp_path / "huge.nii", volume, np.float64)
+    assert denoise(path, tmp_path / "out.nii", method="median").exit_code == 0
+    after = values_of(tmp_path / "out.nii")
+    assert after[3, 4, 1] == 1e300
+    assert (after != volume).mean() > 0.8
+
+
+def test_names_in_capitals_are_read(source: Path, tmp_path: Path) -> None:
+    loud = source.rename(tmp_path / "SCAN.NII.GZ")
+    assert denoise(loud, tmp_path / "out.nii", method="median").exit_code == 0
+
+
 @pytest.mark.parametrize(
     ("name", "reason"),
     [("out.png", "must end in .nii or .nii.gz"), ("scan.nii.gz", "is the input"), ("link.nii", "symbolic link"),
@@ -267,8 +325,11 @@ def test_a_folder_gives_a_tree_of_the_same_shape(source: Path, tmp_path: Path) -
     }  # fmt: skip
 
 
-def test_two_scans_of_one_name_are_told(source: Path, tmp_path: Path) -> None:
-    write_volume(tmp_path / "scan.nii", values_of(source))
+@pytest.mark.parametrize("name", ["scan.nii", "scan_denoised.nii.gz", "sub-01_desc-preproc_T1w.nii.gz"])
+def test_two_scans_whose_outputs_would_have_one_name_are_told(source: Path, tmp_path: Path, name: str) -> None:
+    other = write_volume(tmp_path / name, values_of(source))
+    if name.startswith("sub"):
+        source.rename(other.with_name("sub-01_T1w.nii.gz"))
     sources, errors = find_sources(tmp_path)
     assert not sources
     assert {error.reason for error in errors} == {"has the name of another scan; rename one of them"}

@@ -317,6 +317,27 @@ def test_other_weights_change_the_pickled_state(tmp_path: Path) -> None:
     assert len(hashes) == 2
 
 
+def test_what_was_removed_is_no_hindrance_to_resampling(nifti_path: Path) -> None:
+    """Spacingd takes what begins with the key and an underscore for metadata, if the image is from a NIfTI file."""
+    chain = Compose(
+        [
+            LoadImaged("image"),
+            EnsureChannelFirstd("image"),
+            Denoised("image", "median", residual=True),
+            Spacingd("image", pixdim=(3.0, 3.0, 3.0)),
+        ]
+    )
+    result = chain({"image": nifti_path})
+    assert result["image"].shape != result["residual_image"].shape == (1, 20, 24, 3)
+
+
+def test_the_records_of_a_batch_are_refused_with_the_remedy() -> None:
+    image = Denoise("median")(MetaTensor(noisy_volume()))
+    (batch,) = DataLoader([image], batch_size=1)
+    with pytest.raises(ValueError, match="pass it through decollate_batch first"):
+        denoising_records(batch)
+
+
 def test_cuda_inside_a_worker_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.utils.data, "get_worker_info", lambda: object())
     monkeypatch.setattr(multiprocessing, "parent_process", lambda: object())
@@ -350,6 +371,8 @@ def test_a_missing_gpu_is_said_in_one_line() -> None:
         ({"tv_weight": -1.0}, "tv_weight=-1.0 must be a finite number, 0 or more"),
         ({"slice_dim": 3}, "slice_dim=3 is no spatial axis; choose one of -3 to 2"),
         ({"batch_size": 0}, "batch_size=0 must be a whole number, at least 1"),
+        ({"rician": "false"}, "rician='false' must be True or False"),
+        ({"residual": 1}, "residual=1 must be True or False"),
         ({"device": "gpu"}, "device='gpu' is no torch device; choose for instance 'cpu' or 'cuda'"),
         ({"seed": -1}, "seed=-1 must be a whole number, at least 0"),
     ],
