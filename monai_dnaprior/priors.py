@@ -141,8 +141,8 @@ class DNAPrior(SkipNetPrior):
             and :math:`L_{TV}` to the much weaker :math:`\hat x` where an image is dark.
         fidelity_weight: :math:`\alpha`.
         shrink: the network is fitted to the image averaged over blocks of shrink × shrink pixels, whose noise is that
-            much weaker, in as many times fewer operations; an image that would have a side under 64 pixels, as it is.
-            Several, as (1, 2), take turns over the restarts.
+            much weaker, in as many times fewer operations; an image that would have a side under 64 pixels, as it is,
+            with the fewer least steps the smaller it is. Several, as (1, 2), take turns over the restarts.
         refinements: rounds of :func:`~monai_dnaprior.refinement.refine` on the fitted image, at its size and full size.
         others: see :class:`SkipNetPrior` and :class:`~monai_dnaprior.per_image.PerImageFit`.
 
@@ -217,10 +217,7 @@ class DNAPrior(SkipNetPrior):
     def estimate(
         self, ask: Ask, network: nn.Module, noisy: Tensor, where: Tensor, sigma: float, seed: int
     ) -> FitResult:
-        """The fit, of a smaller image if that is large enough, whose refined result is enlarged.
-
-        An image that is fitted as it is and has fewer than 128×128 pixels takes up noise in fewer steps.
-        """
+        """The fit, of a smaller image if that is large enough, whose refined result is enlarged."""
         factor, size = self.factor(noisy), noisy.shape[-2:]
         if factor == 1:
             part = min(1, math.sqrt(size.numel()) / LARGE)
