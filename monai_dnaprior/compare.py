@@ -8,7 +8,6 @@ import itertools
 import os
 import threading
 import time
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -17,8 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.transforms import LoadImage, Orientation
-from nibabel.filebasedimages import ImageFileError
+from monai.transforms import Orientation
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -26,8 +24,7 @@ from .denoisers import create_denoiser
 from .figures import Panel, busiest_window, draw_grid, draw_points
 from .losses import correlation, decibels
 from .noise import add_noise, estimate_sigma, noise_correlation
-from .reader import PICTURE_SUFFIXES, ScanReader, read_picture, scan_stem
-from .scan import CorruptScan
+from .reader import PICTURE_SUFFIXES, read_picture, read_volume, scan_stem
 
 SAMPLE_EVERY = 0.01  # seconds between looks at the memory in use
 
@@ -127,13 +124,7 @@ def read_slice(path: str | Path, slice_index: int | None) -> np.ndarray:
     """One image (C, H, W) as it is stored: a picture, or a slice of a scan turned as radiologists look at it."""
     if str(path).lower().endswith(PICTURE_SUFFIXES):
         return read_picture(path)
-    try:
-        scan = LoadImage(reader=ScanReader(), ensure_channel_first=True)(path)
-    except (EOFError, zlib.error, RuntimeError, ImageFileError) as error:
-        raise CorruptScan(path, "is damaged, or no image: it cannot be read") from error
-    if scan.ndim == 3:
-        scan = scan[..., None]
-    scan = Orientation("LPS", labels=(("L", "R"), ("P", "A"), ("I", "S")))(scan)
+    scan = Orientation("LPS", labels=(("L", "R"), ("P", "A"), ("I", "S")))(read_volume(path))
     volume = scan[0].numpy()  # of a series in time the first
     index = volume.shape[-1] // 2 if slice_index is None else slice_index
     if not 0 <= index < volume.shape[-1]:

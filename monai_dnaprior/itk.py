@@ -86,8 +86,6 @@ def read_itk(path: Path, caps: Caps | None = None) -> ItkScan:
     reader.SetImageIO(FORMATS[path.suffix.lower()])  # otherwise the content decides, and may be of any format
     try:
         reader.ReadImageInformation()
-        if reader.GetNumberOfComponents() == 2:
-            raise UnsupportedScan(path, "holds grey and transparency; give the grey alone")
         size = checked_size(path, reader, caps)
         if COMPRESSED.search(header):
             check_compression(path, len(header), size)

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ from .fit import (
 from .gates import treated
 from .noise import NoiseKind, varying_pixels
 from .result import Record, Result, check_noisy
+from .tiles import in_tiles
 from .together import Ask, Request, with_fits
 
 STOPPING = ("discrepancy", "variance", "steps")
@@ -150,8 +151,6 @@ class PerImageFit:
         """:meth:`estimate`, of a large image in overlapping tiles, each a fit of its own, in bounded memory."""
         if max(noisy.shape[-2:]) <= TILE:
             return self.estimate(ask, copy.deepcopy(initial), noisy, where, sigma, seed)
-        from monai.inferers import SlidingWindowInferer  # takes seconds, for which smaller images need not wait
-
         results: list[FitResult] = []
 
         def estimated(window: Tensor) -> Tensor:
@@ -161,10 +160,9 @@ class PerImageFit:
             results.append(self.estimate(ask, copy.deepcopy(initial), tile, seen > 0, sigma, seed))
             return results[-1].image
 
-        window = [min(TILE, side) for side in noisy.shape[-2:]]
-        image = SlidingWindowInferer(window, 1, mode="gaussian")(torch.cat((noisy, where.to(noisy)), 1), estimated)
+        image = in_tiles(estimated, torch.cat((noisy, where.to(noisy)), 1), TILE)
         failed = next((result for result in results if result.stop_reason == "non-finite"), results[0])
-        return replace(failed, image=cast(Tensor, image), steps=max(result.steps for result in results))
+        return replace(failed, image=image, steps=max(result.steps for result in results))
 
     def rules(self, noisy: Tensor, sigma: float) -> list[StoppingRule]:
         """When to stop, for noise of this standard deviation in what the network puts out."""

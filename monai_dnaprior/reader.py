@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,13 @@ import numpy as np
 import pydicom
 import SimpleITK
 from monai.config import PathLike
-from monai.data import ImageReader, NibabelReader, NibabelWriter
+from monai.data import ImageReader, MetaTensor, NibabelReader, NibabelWriter
 from monai.data.utils import orientation_ras_lps
+from monai.transforms import LoadImage
 from monai.utils import ImageMetaKey, MetaKeys, SpaceKeys, ensure_tuple
+from nibabel.filebasedimages import ImageFileError
+
+from .scan import CorruptScan
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 PICTURE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
@@ -189,6 +194,15 @@ def all_scans(folder: PathLike) -> list[str | list[str]]:
         series = all_series(root)
         scans += [root] if len(series) == 1 else series
     return scans
+
+
+def read_volume(path: PathLike | Sequence[PathLike]) -> MetaTensor:
+    """A scan as it is stored, (C, W, H, D), that of one slice and without a third axis too."""
+    try:
+        scan = LoadImage(reader=ScanReader(), ensure_channel_first=True)(path)
+    except (EOFError, zlib.error, RuntimeError, ImageFileError) as error:
+        raise CorruptScan(path, "is damaged, or no image: it cannot be read") from error
+    return scan if scan.ndim == 4 else scan[..., None]
 
 
 def read_picture(path: PathLike) -> np.ndarray:

@@ -7,10 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import cast
 
 import torch
-from monai.inferers import SlidingWindowInferer
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
@@ -22,10 +20,10 @@ from .objectives import Objective
 from .refinement import cosines, refine
 from .result import Record, Result, check_noisy
 from .threads import side_by_side
+from .tiles import in_tiles
 from .unet import DenoisingUNet
 from .weights import SHIPPED, TrainedNetwork, load_weights
 
-OVERLAP = 0.25
 SURROUNDINGS = 33  # side of the window over which the noise around a pixel is measured
 WINDOW = 9  # side of the one over which what is removed is compared with it
 LIMIT = 1.2  # so many times its standard deviation may be removed, because of few pixels it varies
@@ -130,9 +128,7 @@ class Trained:
         """The image (1, C, H, W) in tiles if it is larger than one."""
         if max(image.shape[-2:]) <= self.tile:
             return denoise(image)
-        window = [min(self.tile, side) for side in image.shape[-2:]]
-        inferer = SlidingWindowInferer(window, 1, overlap=OVERLAP, mode="gaussian")
-        return cast(Tensor, inferer(image, denoise))
+        return in_tiles(denoise, image, self.tile)
 
 
 def limited(removed: Tensor, noisy: Tensor) -> Tensor:

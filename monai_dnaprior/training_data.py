@@ -9,7 +9,6 @@ from functools import partial
 import numpy as np
 import torch
 from monai.config import PathLike
-from monai.transforms import LoadImage
 from monai.utils import CommonKeys
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
@@ -18,7 +17,7 @@ from tqdm.auto import tqdm
 
 from .checks import check_whole
 from .noise import NOISES, add_noise
-from .reader import PICTURE_SUFFIXES, ScanReader, all_scans, read_picture
+from .reader import PICTURE_SUFFIXES, all_scans, read_picture, read_volume
 from .volumes import intensity_range
 
 SEED_OF_NUMBER = 1_000_003  # a prime: the seeds of two trainings' crops do not follow each other
@@ -42,13 +41,11 @@ def load_images(folder: PathLike, *, progress: bool = False) -> list[Tensor]:
         if name.lower().endswith(PICTURE_SUFFIXES)
     )
     images = []
-    read_scan = LoadImage(reader=ScanReader(), image_only=True, ensure_channel_first=True)
     for path in tqdm([*pictures, *all_scans(folder)], unit="image", disable=not progress):
         if path in pictures:
             volume = torch.tensor(read_picture(path).mean(0, dtype=np.float64))[..., None]
         else:
-            scan = read_scan(path).as_tensor().double()
-            volume = torch.cat(list(scan if scan.ndim == 4 else scan[..., None]), -1)
+            volume = torch.cat(list(read_volume(path).as_tensor().double()), -1)
         offset, span = intensity_range(volume)
         slices = torch.where(volume.isfinite(), (volume - offset) / span, 0).float().movedim(-1, 0)
         images += [image[None] for image in slices.contiguous() if image.min() < image.max()]
