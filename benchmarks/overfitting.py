@@ -12,7 +12,7 @@ from typing import Any
 from unittest.mock import patch
 
 from publish import RESULTS, publish
-from table1 import CROPS, SIGMAS, make_case, method
+from table1 import CROPS, SIGMAS, WIDE, make_case, method
 from torch import Tensor
 
 from monai_dnaprior.compare import Case, markdown_table
@@ -20,6 +20,7 @@ from monai_dnaprior.denoisers import create_denoiser
 from monai_dnaprior.fit import CHECK_EVERY, MovingVariance
 from monai_dnaprior.losses import decibels
 from monai_dnaprior.per_image import PerImageFit
+from monai_dnaprior.priors import PRECISIONS
 
 PATIENCE = 40  # looks
 METHODS = "dip,dip-tv,dna-prior-paper,wire,ds-n2n,self2self"
@@ -33,6 +34,7 @@ def main() -> None:
     parser.add_argument("--sigmas", default=",".join(map(str, SIGMAS)), help="noise levels, with commas")
     parser.add_argument("--early", action="store_true", help="end a fit once its best step lies well behind it")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--precision", default="float32", choices=PRECISIONS, help=f"of {', '.join(WIDE)}")
     options = parser.parse_args()
     path = RESULTS / "overfitting.json"
     rows: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
@@ -41,14 +43,14 @@ def main() -> None:
             for modality in options.images.split(","):
                 case = make_case(options.data, modality, sigma)
                 if not any(row["image"] == case.name and row["method"] == label for row in rows):
-                    rows.append(measure(case, label, sigma, early=options.early, device=options.device))
+                    denoiser = method(label, sigma, options.precision)
+                    rows.append(measure(case, label, *denoiser, early=options.early, device=options.device))
                     lines = [[*row.values()] for row in sorted(rows, key=lambda row: row["image"])]
                     publish("overfitting", {"rows": rows}, markdown_table(list(rows[0]), lines))
 
 
-def measure(case: Case, label: str, sigma: int, *, early: bool, device: str) -> dict[str, Any]:
+def measure(case: Case, label: str, name: str, options: dict[str, Any], *, early: bool, device: str) -> dict[str, Any]:
     """PSNR of the averaged output at the three steps."""
-    name, options = method(label, sigma)
     denoiser, clean, noisy = create_denoiser(name, **options), case.clean, case.noisy
     assert isinstance(denoiser, PerImageFit)
     assert clean is not None

@@ -20,6 +20,7 @@ from skimage.io import imread
 
 from monai_dnaprior.compare import Case, Row, compare, markdown_table
 from monai_dnaprior.noise import add_noise
+from monai_dnaprior.priors import PRECISIONS
 
 SIDE = 128
 SIGMAS = (15, 25, 50)
@@ -57,6 +58,7 @@ FURTHER: Crops = {  # the first four others of each folder, on which choices wer
     }.items()
     for name in names.split()
 }
+WIDE = ("dip", "dip-tv", "dsp", "dna-prior-paper")  # the network of 128 channels
 CROP_TABLES = {"table1": CROPS, "table1_held_out": HELD_OUT, "table1_further": FURTHER}
 COLOUR = ("endoscopy", "histopathology")
 METHODS = (
@@ -76,6 +78,7 @@ def main() -> None:
     others.add_argument("--held-out", action="store_true", help="crops of other images, on which nothing was chosen")
     others.add_argument("--further", action="store_true", help="crops of 28 other images, on which choices were made")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--precision", default="float32", choices=PRECISIONS, help=f"of {', '.join(WIDE)}")
     parser.add_argument("--full", action="store_true", help="whole images in place of crops (for GPU machines)")
     options = parser.parse_args()
     name = "table1" + "_held_out" * options.held_out + "_further" * options.further
@@ -86,15 +89,19 @@ def main() -> None:
             for image in options.images.split(",") if options.images else crops:
                 case = make_case(options.data, image, sigma, crops=crops, full=options.full)
                 folder = options.output / name / f"{case.name}-{label}"
-                rows += compare([case], {label: method(label, sigma)}, folder, device=options.device)
+                methods = {label: method(label, sigma, options.precision)}
+                rows += compare([case], methods, folder, device=options.device)
                 cells = merged(rows, name)
                 publish(name, {"rows": list(cells.values())}, table(cells, crops))
                 quality = means(cells)
                 publish(f"{name}_means", {"means": quality}, means_table(quality))
 
 
-def method(label: str, sigma: int) -> tuple[str, dict[str, Any]]:
+def method(label: str, sigma: int, precision: str = "float32") -> tuple[str, dict[str, Any]]:
     """A column: a denoiser and its options."""
+    if label in WIDE and precision != "float32":
+        name, options = method(label, sigma)
+        return name, {**options, "precision": precision}
     if label == "bm3d-given":
         return "bm3d", {"sigma": sigma / 255}
     if label.startswith("iddp-"):

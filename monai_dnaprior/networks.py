@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -82,7 +82,10 @@ class SkipNet(nn.Module):
                 f"z of {height}×{width} does not suit this network; make both sides a multiple of {self.multiple} "
                 f"and at least {2 * self.multiple} (padded_size does)."
             )
-        return self.output(self.head(self.body(z)))
+        features = self.body(z)
+        rounded = features.dtype != z.dtype  # by an autocast, which must not round the image itself
+        with torch.autocast(z.device.type, enabled=False) if rounded else nullcontext():
+            return self.output(self.head(features.to(z.dtype)))
 
     def padded_size(self, height: int, width: int) -> tuple[int, int]:
         """The smallest size that this network can make and that holds a height × width image."""
@@ -124,9 +127,18 @@ class Join(nn.Module):
 
 
 class ReflectionPad(nn.Module):
-    """Mirror one pixel on each side without repeating the edge, as ``nn.ReflectionPad2d(1)``."""
+    """Mirror one pixel on each side without repeating the edge, as ``nn.ReflectionPad2d(1)``.
+
+    On a CPU PyTorch's own is used, which is deterministic there and faster.
+    """
 
     def forward(self, features: Tensor) -> Tensor:
+        if features.device.type == "cpu":
+            return nn.functional.pad(features, (1, 1, 1, 1), mode="reflect")
+        return self.from_slices(features)
+
+    @staticmethod
+    def from_slices(features: Tensor) -> Tensor:
         for dim in (-2, -1):
             size = features.shape[dim]
             before, after = features.narrow(dim, 1, 1), features.narrow(dim, size - 2, 1)

@@ -22,6 +22,7 @@ from .refinement import refine
 from .skip_objective import FreshNoise, ShiftedNoise, SkipNetObjective
 from .together import Ask
 
+PRECISIONS = ("float32", "bfloat16")
 TV_WEIGHT_PER_SIGMA = 0.3
 INPUT_NOISE_PER_SIGMA = 0.1
 NARROW = 16  # channels
@@ -60,6 +61,8 @@ class SkipNetPrior(PerImageFit):
         input_channels, width, scales, skip_channels, padding, sigmoid: see
             :class:`~monai_dnaprior.networks.SkipNet`. With a sigmoid the image is first scaled so that its own range,
             noise included, fits into [0, 1].
+        precision: of the convolutions, ``"float32"``, or ``"bfloat16"``, in which processors that compute in it take
+            down to half of the time, and others several times as long; weights, losses and the image stay float32.
         steps, learning_rate, averaging, stopping, discrepancy, least_steps, clean_sigma, seed: see
             :class:`~monai_dnaprior.per_image.PerImageFit`.
     """
@@ -77,9 +80,12 @@ class SkipNetPrior(PerImageFit):
     skip_channels: int = 4
     padding: str = "reflect"
     sigmoid: bool = True
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision={self.precision!r} is unknown; choose one of {', '.join(PRECISIONS)}.")
         check_not_negative(input_noise=self.input_noise)
         check_architecture(**self._architecture())
 
@@ -105,8 +111,9 @@ class SkipNetPrior(PerImageFit):
         return sigmoid_range(noisy) if self.sigmoid else (0.0, 1.0)
 
     def layout(self, device: torch.device) -> torch.memory_format:
-        """Channels last for narrow networks on a CPU too, where that is no slower."""
-        return torch.channels_last if self.width <= NARROW else super().layout(device)
+        """Channels last on a CPU too, where that is no slower: narrow networks, and wide registers."""
+        wide_registers = torch.backends.cpu.get_cpu_capability() == "AVX512"
+        return torch.channels_last if self.width <= NARROW or wide_registers else super().layout(device)
 
     def objective(self, network: nn.Module, noisy: Tensor, sigma: float, seed: int) -> SkipNetObjective:
         """The loss on the part of the network's output that was measured."""
@@ -122,6 +129,7 @@ class SkipNetPrior(PerImageFit):
             noisy.new_tensor([input_noise]),
             noisy.new_tensor([self.weight(noisy, sigma)]),
             [self.draws(z, seed)],
+            self.precision == "bfloat16",
         )
 
 

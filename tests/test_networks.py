@@ -32,10 +32,11 @@ def test_defaults_are_the_network_of_deep_image_prior(channels: int, parameters:
     ("ours", "torchs"),
     [
         (ReflectionPad(), nn.ReflectionPad2d(1)),
+        (ReflectionPad.from_slices, nn.ReflectionPad2d(1)),
         (BilinearDouble(), nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)),
         (BilinearDouble.from_slices, nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)),
     ],
-    ids=["pad", "upsample", "upsample-from-slices"],
+    ids=["pad", "pad-from-slices", "upsample", "upsample-from-slices"],
 )
 def test_parts_equal_pytorchs_in_value_and_gradient(ours: Callable[[Tensor], Tensor], torchs: nn.Module) -> None:
     features = fixed_input(channels=3, height=5, width=7).double().requires_grad_()

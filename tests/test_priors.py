@@ -78,6 +78,14 @@ def test_no_fit_ends_before_its_least_steps_and_strong_noise_lets_it_end_sooner(
     assert asked[0] == least
 
 
+def test_a_fit_in_bfloat16_is_as_good(noisy_slice: Tensor, clean_slice: Tensor) -> None:
+    fits = [DNAPrior(precision=precision, refinements=0)(noisy_slice) for precision in ("float32", "bfloat16")]
+    exact, rounded = (decibels(fit.image, clean_slice) for fit in fits)
+    assert rounded == pytest.approx(exact, abs=0.3)
+    assert not torch.equal(fits[0].image, fits[1].image)
+    assert fits[0].records[0].stop_reason == fits[1].records[0].stop_reason == "discrepancy"
+
+
 def test_an_empty_background_comes_out_as_it_is(noisy_slice: Tensor) -> None:
     image = torch.nn.functional.pad(noisy_slice, (30, 10, 20, 40), value=0.25)
     image[..., 50:60, 60:70] = -1
@@ -280,6 +288,7 @@ def test_stopping_rules_run(stopping: str, noisy_slice: Tensor) -> None:
         ({"discrepancy": 0.0}, "discrepancy=0.0 must be a positive number"),
         ({"width": 0}, "width=0 must be at least 1"),
         ({"padding": "wrap"}, "padding='wrap' is unknown"),
+        ({"precision": "half"}, "precision='half' is unknown; choose one of float32, bfloat16"),
         ({"preset": "papers"}, "preset='papers' is unknown; choose one of default, fast, best, paper"),
     ],
 )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from monai_dnaprior.networks import SkipNet, fixed_input
 from monai_dnaprior.skip_objective import SHIFTS, FreshNoise, ShiftedNoise, SkipNetObjective
@@ -71,3 +73,30 @@ def test_input_noise_is_added_to_the_input(draws: Draws) -> None:
     )
     objective(torch.zeros(1, 1, 16, 16), network)
     torch.testing.assert_close(seen[0] - z, 0.5 * draws(z, 3)()[None])
+
+
+def test_bfloat16_rounds_the_convolutions_of_every_step_and_not_the_image() -> None:
+    z, network = fixed_input(channels=4, height=16, width=16), SkipNet(input_channels=4, width=8, scales=1)
+    exact = SkipNetObjective(
+        lambda estimate, noisy, weight: (estimate - noisy).square().mean().reshape(1),
+        z,
+        torch.zeros(1),
+        torch.zeros(1),
+        [ShiftedNoise(z, 0)],
+    )
+    noisy, outputs = torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(0)), []
+    with torch.autocast("cpu", enabled=False):  # as the fit has it, in which PyTorch keeps what it has rounded
+        for _ in range(2):
+            rounded, expected = (replace(exact, bfloat16=bfloat16)(noisy, network)[1] for bfloat16 in (True, False))
+            torch.testing.assert_close(rounded, expected, atol=0.03, rtol=0)
+            assert (rounded != expected).any()
+            assert rounded.dtype == torch.float32
+            assert (rounded.bfloat16() != rounded).any()
+            outputs.append(rounded.detach())
+            for module in network.modules():
+                if isinstance(module, nn.Conv2d):
+                    nn.init.normal_(module.weight, std=0.3, generator=torch.Generator().manual_seed(0))
+    assert (outputs[1] - outputs[0]).abs().max() > 0.1
+    loss, _ = replace(exact, bfloat16=True)(noisy, network)
+    loss.sum().backward()
+    assert all(weight.grad is not None and weight.grad.dtype == torch.float32 for weight in network.parameters())

@@ -16,6 +16,7 @@ from monai_dnaprior import together
 from monai_dnaprior.fit import Discrepancy, FitResult
 from monai_dnaprior.networks import SkipNet
 from monai_dnaprior.priors import DeepImagePrior, DNAPrior
+from monai_dnaprior.skip_objective import rounding
 from monai_dnaprior.stack import Stack
 from monai_dnaprior.together import Ask, Request, fit_together, in_step
 from monai_dnaprior.volumes import denoise_volume
@@ -61,6 +62,11 @@ def test_a_stack_is_its_networks() -> None:
     inputs = torch.rand(3, 4, 16, 24, generator=torch.Generator().manual_seed(0))
     each = torch.cat([network(inputs[number : number + 1]) for number, network in enumerate(networks(3))])
     torch.testing.assert_close(Stack(networks(3))(inputs), each)
+    with rounding(CPU):
+        rounded = Stack(networks(3))(inputs)
+    assert rounded.dtype == torch.float32
+    torch.testing.assert_close(rounded, each, atol=0.02, rtol=0)
+    assert (rounded != each).any()
 
 
 @pytest.mark.parametrize("padding", ["zeros", "reflect"])
