@@ -20,7 +20,7 @@ from monai_dnaprior.denoisers import create_denoiser
 from monai_dnaprior.fit import CHECK_EVERY, MovingVariance
 from monai_dnaprior.losses import decibels
 from monai_dnaprior.per_image import PerImageFit
-from monai_dnaprior.priors import PRECISIONS
+from monai_dnaprior.precision import PRECISIONS
 
 PATIENCE = 40  # looks
 METHODS = "dip,dip-tv,dna-prior-paper,wire,ds-n2n,self2self"

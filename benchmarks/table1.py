@@ -20,7 +20,7 @@ from skimage.io import imread
 
 from monai_dnaprior.compare import Case, Row, compare, markdown_table
 from monai_dnaprior.noise import add_noise
-from monai_dnaprior.priors import PRECISIONS
+from monai_dnaprior.precision import PRECISIONS
 
 SIDE = 128
 SIGMAS = (15, 25, 50)

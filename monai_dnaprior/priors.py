@@ -18,11 +18,11 @@ from .losses import spectral_discrepancy, spectral_fidelity, squared_error, tota
 from .networks import SkipNet, check_architecture, fixed_input
 from .noise import varying_pixels
 from .per_image import PerImageFit
+from .precision import check_precision
 from .refinement import refine
 from .skip_objective import FreshNoise, ShiftedNoise, SkipNetObjective
 from .together import Ask
 
-PRECISIONS = ("float32", "bfloat16")
 TV_WEIGHT_PER_SIGMA = 0.3
 INPUT_NOISE_PER_SIGMA = 0.1
 NARROW = 16  # channels
@@ -84,8 +84,7 @@ class SkipNetPrior(PerImageFit):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision={self.precision!r} is unknown; choose one of {', '.join(PRECISIONS)}.")
+        check_precision(self.precision)
         check_not_negative(input_noise=self.input_noise)
         check_architecture(**self._architecture())
 
@@ -129,7 +128,7 @@ class SkipNetPrior(PerImageFit):
             noisy.new_tensor([input_noise]),
             noisy.new_tensor([self.weight(noisy, sigma)]),
             [self.draws(z, seed)],
-            self.precision == "bfloat16",
+            self.precision,
         )
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+
+from .precision import convolving
 
 SHIFTS = 33  # along each axis, of the noise that is drawn once
 
@@ -22,7 +23,7 @@ class SkipNetObjective:
         input_noise: standard deviation of what is added to z at every step, (B,).
         tv_weight: weight of the total variation, (B,).
         draws: of each image, what gives the noise of a step for its z, of standard deviation 1.
-        bfloat16: whether the network's convolutions round what they take and give to sixteen bits.
+        precision: of the network's convolutions.
     """
 
     loss: Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -30,12 +31,12 @@ class SkipNetObjective:
     input_noise: Tensor
     tv_weight: Tensor
     draws: Sequence[Callable[[], Tensor]]
-    bfloat16: bool = False
+    precision: str = "float32"
 
     def __call__(self, noisy: Tensor, network: nn.Module) -> tuple[Tensor, Tensor]:
         noise = self.draws[0]()[None] if len(self.draws) == 1 else torch.stack([draw() for draw in self.draws])
         z = torch.addcmul(self.z, noise, self.input_noise[:, None, None, None])
-        with rounding(z.device) if self.bfloat16 else nullcontext():
+        with convolving(self.precision, z.device):
             estimate = network(z)
         estimate = estimate[..., : noisy.shape[-2], : noisy.shape[-1]]
         return self.loss(estimate, noisy, self.tv_weight), estimate
@@ -58,11 +59,6 @@ class SkipNetObjective:
             tv_weight=self.tv_weight[places],
             draws=[self.draws[place] for place in places],
         )
-
-
-def rounding(device: torch.device) -> torch.autocast:
-    """Convolutions in bfloat16. Rounded weights are not kept: inside another autocast they would be for all steps."""
-    return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
 
 
 class FreshNoise:

@@ -24,6 +24,7 @@ from torch.optim import Optimizer
 from .figures import Panel, busiest_window, draw_grid
 from .losses import decibels
 from .objectives import Objective
+from .precision import check_precision, convolving
 from .training_data import SEED_OF_NUMBER
 from .unet import DenoisingUNet
 from .weights import TrainedNetwork, load_weights, save_weights
@@ -38,6 +39,7 @@ class DenoisingTrainer(SupervisedTrainer):
     Args:
         objective: what is minimised.
         seed: of the objective's randomness. The global random state is neither read nor changed.
+        precision: of the convolutions, ``"float32"`` or ``"bfloat16"``; weights and losses stay float32.
         others: see ``monai.engines.SupervisedTrainer``.
     """
 
@@ -53,7 +55,9 @@ class DenoisingTrainer(SupervisedTrainer):
         inferer: Inferer | None = None,
         train_handlers: Sequence[Any] | None = None,
         seed: int = 0,
+        precision: str = "float32",
     ) -> None:
+        check_precision(precision)
         super().__init__(
             device=torch.device(device),
             max_epochs=max_epochs,
@@ -65,7 +69,12 @@ class DenoisingTrainer(SupervisedTrainer):
             train_handlers=train_handlers,
             decollate=False,
         )
-        self.seed = seed
+        self.seed, self.precision = seed, precision
+
+    def passed(self, images: Tensor) -> Tensor:
+        """What the network makes of them."""
+        with convolving(self.precision, images.device):
+            return self.inferer(images, network=self.network)
 
     def _iteration(self, engine: Any, batchdata: dict[str, Tensor]) -> dict[str, Tensor]:
         noisy, target = engine.prepare_batch(batchdata, engine.state.device, engine.non_blocking)
@@ -76,7 +85,7 @@ class DenoisingTrainer(SupervisedTrainer):
         self.optimizer.zero_grad()
         loss = self.loss_function(
             noisy,
-            partial(engine.inferer, network=self.network),
+            self.passed,
             target=target,
             progress=step / (engine.state.max_epochs * engine.state.epoch_length),
             generator=generator,
@@ -87,7 +96,12 @@ class DenoisingTrainer(SupervisedTrainer):
 
 
 def initial_network(
-    *, weights: PathLike | None = None, heads: int = 1, features: Sequence[int] = (32, 64, 128, 128), seed: int = 0
+    *,
+    weights: PathLike | None = None,
+    heads: int = 1,
+    features: Sequence[int] = (32, 64, 128, 128),
+    residual_units: int = 0,
+    seed: int = 0,
 ) -> DenoisingUNet:
     """The network that a training starts from: a copy of the one that these weights hold, or one with random weights.
 
@@ -98,7 +112,7 @@ def initial_network(
     [4, 8]
     """
     if weights is None:
-        return DenoisingUNet(heads=heads, features=features, seed=seed)
+        return DenoisingUNet(heads=heads, features=features, residual_units=residual_units, seed=seed)
     network = copy.deepcopy(load_weights(weights).network)
     if network.configuration["heads"] != heads:
         raise ValueError(f"weights={str(weights)!r} put out {network.configuration['heads']} images, not {heads}.")

@@ -87,7 +87,9 @@ def test_bfloat16_rounds_the_convolutions_of_every_step_and_not_the_image() -> N
     noisy, outputs = torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(0)), []
     with torch.autocast("cpu", enabled=False):  # as the fit has it, in which PyTorch keeps what it has rounded
         for _ in range(2):
-            rounded, expected = (replace(exact, bfloat16=bfloat16)(noisy, network)[1] for bfloat16 in (True, False))
+            rounded, expected = (
+                replace(exact, precision=precision)(noisy, network)[1] for precision in ("bfloat16", "float32")
+            )
             torch.testing.assert_close(rounded, expected, atol=0.03, rtol=0)
             assert (rounded != expected).any()
             assert rounded.dtype == torch.float32
@@ -97,6 +99,6 @@ def test_bfloat16_rounds_the_convolutions_of_every_step_and_not_the_image() -> N
                 if isinstance(module, nn.Conv2d):
                     nn.init.normal_(module.weight, std=0.3, generator=torch.Generator().manual_seed(0))
     assert (outputs[1] - outputs[0]).abs().max() > 0.1
-    loss, _ = replace(exact, bfloat16=True)(noisy, network)
+    loss, _ = replace(exact, precision="bfloat16")(noisy, network)
     loss.sum().backward()
     assert all(weight.grad is not None and weight.grad.dtype == torch.float32 for weight in network.parameters())

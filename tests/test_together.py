@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from monai_dnaprior import together
 from monai_dnaprior.fit import Discrepancy, FitResult
 from monai_dnaprior.networks import SkipNet
+from monai_dnaprior.precision import convolving
 from monai_dnaprior.priors import DeepImagePrior, DNAPrior
-from monai_dnaprior.skip_objective import rounding
 from monai_dnaprior.stack import Stack
 from monai_dnaprior.together import Ask, Request, fit_together, in_step
 from monai_dnaprior.volumes import denoise_volume
@@ -62,7 +62,7 @@ def test_a_stack_is_its_networks() -> None:
     inputs = torch.rand(3, 4, 16, 24, generator=torch.Generator().manual_seed(0))
     each = torch.cat([network(inputs[number : number + 1]) for number, network in enumerate(networks(3))])
     torch.testing.assert_close(Stack(networks(3))(inputs), each)
-    with rounding(CPU):
+    with convolving("bfloat16", CPU):
         rounded = Stack(networks(3))(inputs)
     assert rounded.dtype == torch.float32
     torch.testing.assert_close(rounded, each, atol=0.02, rtol=0)

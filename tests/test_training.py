@@ -28,6 +28,7 @@ from monai_dnaprior import IDDPDenoise, load_weights
 from monai_dnaprior.disk import hash_of
 from monai_dnaprior.noise import add_noise
 from monai_dnaprior.objectives import Noise2Void, create_objective
+from monai_dnaprior.precision import PRECISIONS
 from monai_dnaprior.training import (
     Checkpoints,
     DenoisingTrainer,
@@ -187,7 +188,9 @@ def log_of(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def trainer(folder: Path, images: list[Tensor], *, epochs: int, handlers: list[Any]) -> DenoisingTrainer:
+def trainer(
+    folder: Path, images: list[Tensor], *, epochs: int, handlers: list[Any], precision: str = "float32"
+) -> DenoisingTrainer:
     objective = create_objective("supervised")
     network = DenoisingUNet(features=(8, 16, 16))
     crops = NoisyCrops(images, noise=["gaussian:25:25"], needs="clean", side=48, length=80)
@@ -201,13 +204,18 @@ def trainer(folder: Path, images: list[Tensor], *, epochs: int, handlers: list[A
         optimizer=optimizer,
         objective=objective,
         train_handlers=[*handlers, log],
+        precision=precision,
     )
 
 
 @pytest.mark.usefixtures("global_random_state_is_left_alone")
-def test_training_makes_a_denoiser_and_writes_a_log_and_a_picture(tmp_path: Path, clean_slice: Tensor) -> None:
-    made = trainer(tmp_path, [clean_slice[0]], epochs=8, handlers=[])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_training_makes_a_denoiser_and_writes_a_log_and_a_picture(
+    precision: str, tmp_path: Path, clean_slice: Tensor
+) -> None:
+    made = trainer(tmp_path, [clean_slice[0]], epochs=8, handlers=[], precision=precision)
     made.run()
+    assert all(weight.dtype == torch.float32 for weight in made.network.parameters())
     rows = log_of(tmp_path)
     assert [int(row["step"]) for row in rows] == [20, 40, 60, 80, 100, 120, 140, 160]
     noisy = add_noise(clean_slice, "gaussian:25", seed=0)
@@ -215,6 +223,23 @@ def test_training_makes_a_denoiser_and_writes_a_log_and_a_picture(tmp_path: Path
     assert float(rows[-1]["psnr"]) > before + 2
     assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
     assert (tmp_path / "validation.png").stat().st_size > 10_000
+
+
+def test_a_step_in_bfloat16_is_nearly_that_in_float32_with_weights_as_they_are_now(
+    tmp_path: Path, clean_slice: Tensor
+) -> None:
+    outputs = []
+    for precision in PRECISIONS:
+        made = trainer(tmp_path, [clean_slice[0]], epochs=1, handlers=[], precision=precision)
+        with torch.autocast("cpu", enabled=False):  # in which PyTorch keeps what it has rounded
+            made.passed(clean_slice)
+            with torch.no_grad():
+                made.network.network.model[0].conv.weight.mul_(3)
+            outputs.append(made.passed(clean_slice))
+    torch.testing.assert_close(*outputs, atol=0.02, rtol=0)
+    assert (outputs[0] != outputs[1]).any()
+    with pytest.raises(ValueError, match="precision='half' is unknown"):
+        trainer(tmp_path, [clean_slice[0]], epochs=1, handlers=[], precision="half")
 
 
 def test_a_checkpoint_that_is_cut_off_is_passed_over(tmp_path: Path) -> None:
@@ -291,11 +316,14 @@ def test_a_training_that_was_killed_goes_on_to_the_same_weights(pictures: Path, 
 
 
 def test_two_processes_train_together(pictures: Path, tmp_path: Path) -> None:
-    other = ["--objective_name", "noise2void", "--objective_options", "{}"]
+    other = ["--objective_name", "noise2void", "--objective_options", "{}", "--precision", "bfloat16"]
+    other += ["--residual_units", "1"]
     run("multi_gpu_train", "--epochs", "2", *SHORT[2:], *other, source=pictures, target=tmp_path)
     weights = load_weights(tmp_path / "weights.safetensors")
     assert weights.training["steps"] == 10
     assert weights.objective == Noise2Void()
+    assert weights.training["precision"] == "bfloat16"
+    assert weights.network.configuration["residual_units"] == 1
     assert len(log_of(tmp_path)) == 2
     assert latest_checkpoint(tmp_path) == str(tmp_path / "checkpoint_epoch=2.pt")
 
