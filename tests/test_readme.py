@@ -152,7 +152,11 @@ def test_gpu_benchmark_measures_what_it_says(monkeypatch: pytest.MonkeyPatch) ->
     assert row["psnr"] == row["psnr on the CPU"] > 15
     assert results["volume"]["same bits twice"]
     assert results["volume"]["psnr of the first"] == results["volume"]["psnr of the first on the CPU"] > 15
-    assert "2 slices of 40×40" in gpu.table(results)
+    assert list(results["paper"]) == ["reference", "paper, float32, 2 slices", "paper, bfloat16, 2 slices"]
+    assert all(row["psnr"] > 5 for row in results["paper"].values())
+    table = gpu.table(results)
+    assert "2 slices of 40×40" in table
+    assert len({line.count("|") for line in table.splitlines()[-5:]}) == 1
 
 
 def test_stop_reasons_are_all_explained() -> None:
