@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from monai_dnaprior.compare import markdown_table, peak_memory
 from monai_dnaprior.losses import decibels
 from monai_dnaprior.noise import add_noise
-from monai_dnaprior.priors import DeepImagePrior, DNAPrior, SkipNetPrior
+from monai_dnaprior.priors import DeepImagePrior, DNAPrior
+from monai_dnaprior.skip_prior import SkipNetPrior
 from monai_dnaprior.threads import single_threaded_pool
 
 IMAGE = "mri/pgbm002_t2_a.png"

@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, pad
 
 from .checks import check_not_negative, check_whole
 from .fit import FitResult
 from .losses import spectral_discrepancy, spectral_fidelity, squared_error, total_variation, variation
-from .networks import SkipNet, check_architecture, fixed_input
 from .noise import varying_pixels
-from .per_image import PerImageFit
-from .precision import check_precision
 from .refinement import refine
-from .skip_objective import FreshNoise, ShiftedNoise, SkipNetObjective
+from .skip_objective import FreshNoise, ShiftedNoise
+from .skip_prior import SkipNetPrior
 from .together import Ask
 
 TV_WEIGHT_PER_SIGMA = 0.3
-INPUT_NOISE_PER_SIGMA = 0.1
-NARROW = 16  # channels
 LARGE = 128  # side of an image that takes all the least steps; a smaller one takes up noise sooner
 SMALLEST = 64  # side of an image that is still fitted when shrunk
 PRESETS: dict[str, dict[str, Any]] = {
@@ -52,87 +46,6 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class SkipNetPrior(PerImageFit):
-    r"""A skip network with a fixed random input; its defaults are those of Deep Image Prior.
-
-    Args:
-        input_noise: standard deviation of the noise added to z at every step; None takes a tenth of the estimated
-            noise level: more lifts the quality at high noise, and slows down the fit of fine detail at low noise.
-        input_channels, width, scales, skip_channels, padding, sigmoid: see
-            :class:`~monai_dnaprior.networks.SkipNet`. With a sigmoid the image is first scaled so that its own range,
-            noise included, fits into [0, 1].
-        precision: of the convolutions, ``"float32"``, or ``"bfloat16"``, in which processors that compute in it take
-            down to half of the time, and others several times as long; weights, losses and the image stay float32.
-        steps, learning_rate, averaging, stopping, discrepancy, least_steps, clean_sigma, seed: see
-            :class:`~monai_dnaprior.per_image.PerImageFit`.
-    """
-
-    optimizer: ClassVar[Callable[..., torch.optim.Optimizer]] = staticmethod(partial(torch.optim.Adam, fused=True))
-    draws: ClassVar[type[FreshNoise] | type[ShiftedNoise]] = FreshNoise
-
-    steps: int = 3000
-    learning_rate: float = 0.01
-    averaging: float = 0.99
-    input_noise: float | None = 1 / 30
-    input_channels: int = 32
-    width: int = 128
-    scales: int = 5
-    skip_channels: int = 4
-    padding: str = "reflect"
-    sigmoid: bool = True
-    precision: str = "float32"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_precision(self.precision)
-        check_not_negative(input_noise=self.input_noise)
-        check_architecture(**self._architecture())
-
-    def loss(self, estimate: Tensor, noisy: Tensor, tv_weight: Tensor) -> Tensor:
-        """What is minimised, (B,), for images (B, C, H, W) and weights (B,)."""
-        raise TypeError(f"{type(self).__name__} names no loss.")
-
-    def weight(self, noisy: Tensor, sigma: float) -> float:
-        """The weight of the total variation for one image with so much noise; 0 for a method without."""
-        return 0.0
-
-    def details(self, noisy: Tensor, sigma: float) -> dict[str, Any]:
-        return {"tv_weight": self.weight(noisy, sigma)}
-
-    def network(self, channels: int = 1) -> SkipNet:
-        return SkipNet(channels=channels, sigmoid=self.sigmoid, seed=self.seed, **self._architecture())
-
-    def _architecture(self) -> dict[str, Any]:
-        names = ("input_channels", "width", "scales", "skip_channels", "padding")
-        return {name: getattr(self, name) for name in names}
-
-    def output_range(self, noisy: Tensor) -> tuple[float, float]:
-        return sigmoid_range(noisy) if self.sigmoid else (0.0, 1.0)
-
-    def layout(self, device: torch.device) -> torch.memory_format:
-        """Channels last on a CPU too, where that is no slower: narrow networks, and wide registers."""
-        wide_registers = torch.backends.cpu.get_cpu_capability() == "AVX512"
-        return torch.channels_last if self.width <= NARROW or wide_registers else super().layout(device)
-
-    def objective(self, network: nn.Module, noisy: Tensor, sigma: float, seed: int) -> SkipNetObjective:
-        """The loss on the part of the network's output that was measured."""
-        start = checked_start(network, channels=noisy.shape[1])
-        height, width = noisy.shape[-2:]
-        padded_height, padded_width = start.padded_size(height, width)
-        z = fixed_input(channels=start.input_channels, height=padded_height, width=padded_width, seed=seed)
-        z = z.to(noisy.device, memory_format=self.layout(noisy.device))
-        input_noise = INPUT_NOISE_PER_SIGMA * sigma if self.input_noise is None else self.input_noise
-        return SkipNetObjective(
-            self.loss,
-            z,
-            noisy.new_tensor([input_noise]),
-            noisy.new_tensor([self.weight(noisy, sigma)]),
-            [self.draws(z, seed)],
-            self.precision,
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
 class DNAPrior(SkipNetPrior):
     r"""DNA-Prior: fit a network to one noisy image under spectral fidelity and total variation.
 
@@ -151,7 +64,7 @@ class DNAPrior(SkipNetPrior):
             much weaker, in as many times fewer operations; an image that would have a side under 64 pixels, as it is,
             with the fewer least steps the smaller it is. Several, as (1, 2), take turns over the restarts.
         refinements: rounds of :func:`~monai_dnaprior.refinement.refine` on the fitted image, at its size and full size.
-        others: see :class:`SkipNetPrior` and :class:`~monai_dnaprior.per_image.PerImageFit`.
+        others: see :class:`~monai_dnaprior.skip_prior.SkipNetPrior` and :class:`~monai_dnaprior.per_image.PerImageFit`.
 
     Shapes: noisy (B, C, H, W), float, about [0, 1]; any size, because the network makes a larger image of which only
     the part that was measured is compared.
@@ -163,6 +76,7 @@ class DNAPrior(SkipNetPrior):
     presets set :math:`\beta` and the input noise from the estimated noise, use a smaller network that stops by itself,
     and let the fitted image guide a non-local filter of the noisy one, which is where most of their quality is from.
 
+    >>> import torch
     >>> noisy = torch.rand(2, 1, 33, 47, generator=torch.Generator().manual_seed(0))
     >>> result = DNAPrior(steps=20, width=8)(noisy)
     >>> result.image.shape, result.records[0].steps
@@ -257,13 +171,14 @@ class DeepImagePrior(SkipNetPrior):
 
     Args:
         tv_weight: :math:`\lambda`; 0 is Deep Image Prior. The source of DIP-TV leaves its value open.
-        others: see :class:`SkipNetPrior` and :class:`~monai_dnaprior.per_image.PerImageFit`.
+        others: see :class:`~monai_dnaprior.skip_prior.SkipNetPrior` and :class:`~monai_dnaprior.per_image.PerImageFit`.
 
     Source: Ulyanov, Vedaldi, Lempitsky, CVPR 2018, doi:10.1109/CVPR.2018.00984; Liu, Sun, Xu, Kamilov, "Image
     restoration using total variation regularized deep image prior", ICASSP 2019, doi:10.1109/ICASSP.2019.8682856.
 
     Departures: the average covers the last tenth of the first thousand steps, see :func:`~monai_dnaprior.fit.fit`.
 
+    >>> import torch
     >>> noisy = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     >>> DeepImagePrior(steps=5, width=4, scales=2)(noisy).image.shape
     torch.Size([1, 3, 16, 16])
@@ -296,12 +211,13 @@ class DeepSpectralPrior(SkipNetPrior):
         amplitude_weight: a.
         phase_weight: p. With a = p = 1 the sum is the squared distance of the spectra, which is Deep Image Prior's
             loss by Plancherel's theorem.
-        others: see :class:`SkipNetPrior` and :class:`~monai_dnaprior.per_image.PerImageFit`.
+        others: see :class:`~monai_dnaprior.skip_prior.SkipNetPrior` and :class:`~monai_dnaprior.per_image.PerImageFit`.
 
     Source: Cheng et al., "Deep spectral prior", 2025, arXiv:2505.19873.
 
     Departures: its network and weights are not public; here they are Deep Image Prior's network and a = 1, p = 1.
 
+    >>> import torch
     >>> noisy = torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     >>> DeepSpectralPrior(steps=5, width=4, scales=2)(noisy).image.shape
     torch.Size([1, 1, 16, 16])
@@ -323,6 +239,7 @@ class DeepSpectralPrior(SkipNetPrior):
 def averaged(image: Tensor, factor: int) -> Tensor:
     """The means over blocks of factor × factor pixels; the last row and column are repeated to fill theirs.
 
+    >>> import torch
     >>> averaged(torch.tensor([[[[0.0, 2.0, 4.0], [2.0, 4.0, 6.0]]]]), 2).tolist()
     [[[[2.0, 5.0]]]]
     """
@@ -333,23 +250,9 @@ def averaged(image: Tensor, factor: int) -> Tensor:
 def signal_share(noisy: Tensor, sigma: float) -> float:
     """The part of an image's energy that is not noise, where noise can be seen; at least a fiftieth.
 
+    >>> import torch
     >>> signal_share(torch.tensor([[[[0.0, 2.0]]]]), 1.0)
     0.5
     """
     energy = noisy[varying_pixels(noisy)].square().mean().item()
     return max(0.02, 1 - sigma**2 / energy)
-
-
-def checked_start(network: nn.Module, *, channels: int) -> SkipNet:
-    """The network, if a fit to images of so many channels can start from it."""
-    if not isinstance(network, SkipNet):
-        raise TypeError(f"network={type(network).__name__} must be a SkipNet; take the one that network() makes.")
-    if network.head.out_channels != channels:
-        raise ValueError(f"network makes {network.head.out_channels} channels, the image has {channels}.")
-    return network
-
-
-def sigmoid_range(noisy: Tensor) -> tuple[float, float]:
-    """Offset and span that bring an image into [0, 1], which they leave as it is when it lies there already."""
-    low, high = min(0.0, noisy.min().item()), max(1.0, noisy.max().item())
-    return low, high - low

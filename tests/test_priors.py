@@ -9,12 +9,13 @@ import torch
 from conftest import GUARDED, SHORT
 from torch import Tensor
 
-from monai_dnaprior import create_denoiser, priors
+from monai_dnaprior import create_denoiser, priors, skip_prior
 from monai_dnaprior.fit import FitResult
 from monai_dnaprior.implicit import WIRE
 from monai_dnaprior.losses import decibels, spectral_fidelity, squared_error, total_variation, variation
 from monai_dnaprior.networks import SkipNet, fixed_input
-from monai_dnaprior.priors import DeepImagePrior, DeepSpectralPrior, DNAPrior, sigmoid_range
+from monai_dnaprior.priors import DeepImagePrior, DeepSpectralPrior, DNAPrior
+from monai_dnaprior.skip_prior import sigmoid_range
 from monai_dnaprior.together import Request
 
 pytestmark = GUARDED
@@ -140,7 +141,7 @@ def test_a_fit_that_fails_is_tried_once_more_and_then_gives_the_input_back(
         broken = torch.equal(target, noisy[:1]) and len(draws) <= failures
         return spectral_fidelity(estimate, target) * (float("nan") if broken else 1)
 
-    monkeypatch.setattr(priors, "fixed_input", draw)
+    monkeypatch.setattr(skip_prior, "fixed_input", draw)
     monkeypatch.setattr(priors, "spectral_fidelity", broken_on_the_first_image)
     result = prior(noisy[:1])
     assert len(draws) == len(set(draws)) == 2
