@@ -91,7 +91,7 @@ def main() -> None:
                 folder = options.output / name / f"{case.name}-{label}"
                 methods = {label: method(label, sigma, options.precision)}
                 rows += compare([case], methods, folder, device=options.device)
-                cells = merged(rows, name)
+                cells = merged(rows, name, options.precision)
                 publish(name, {"rows": list(cells.values())}, table(cells, crops))
                 quality = means(cells)
                 publish(f"{name}_means", {"means": quality}, means_table(quality))
@@ -132,13 +132,15 @@ def make_case(data: Path, name: str, sigma: int, *, crops: Crops = CROPS, full: 
     return Case(f"{name}-{sigma}", add_noise(clean, f"gaussian:{sigma}", seed=sigma), clean)
 
 
-def merged(rows: list[Row], name: str) -> dict[tuple[str, str], dict[str, Any]]:
-    """The rows by image and method, joined to what was measured before."""
+def merged(rows: list[Row], name: str, precision: str = "float32") -> dict[tuple[str, str], dict[str, Any]]:
+    """The rows by image and method, joined to what was measured before, maybe elsewhere."""
+    here = {"instructions": torch.backends.cpu.get_cpu_capability()}
     path = RESULTS / f"{name}.json"
     before = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
     cells = {(row["image"], row["method"]): row for row in before}
     for row in rows:
-        cells[row.image, row.method] = {key: value for key, value in asdict(row).items() if key != "key"}
+        how = {**here, "precision": precision if row.method in WIDE else "float32"}
+        cells[row.image, row.method] = {key: value for key, value in asdict(row).items() if key != "key"} | how
     return cells
 
 
