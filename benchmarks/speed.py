@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from monai_dnaprior.compare import markdown_table, peak_memory
 from monai_dnaprior.losses import decibels
 from monai_dnaprior.noise import add_noise
+from monai_dnaprior.precision import PRECISIONS, convolving
 from monai_dnaprior.priors import DeepImagePrior, DNAPrior
 from monai_dnaprior.skip_prior import SkipNetPrior
 from monai_dnaprior.threads import single_threaded_pool
@@ -37,6 +38,7 @@ def main() -> None:
     DNAPrior(steps=2)(noisy(clean))  # the first call of a process takes a second or two more, for imports
     results: dict[str, Any] = {"image": f"{IMAGE}, {SIDE}×{SIDE} in the middle, Gaussian noise of sigma 25"}
     results["presets"] = {preset: one_slice(clean, preset) for preset in ("fast", "default")}
+    results["default in bfloat16"] = one_slice(clean, "default", precision="bfloat16")
     reference = REFERENCE_STEPS * reference_step(clean)
     results["reference"] = {
         "what": "Deep Image Prior: 128 channels, 3,000 steps, contiguous float32, every thread; ten steps multiplied",
@@ -44,26 +46,30 @@ def main() -> None:
         "times default": round(reference / results["presets"]["default"]["seconds"], 1),
         "times fast": round(reference / results["presets"]["fast"]["seconds"], 1),
     }
+    results["reference in bfloat16"] = round(REFERENCE_STEPS * reference_step(clean, precision="bfloat16"), 1)
     results["throughput"] = [throughput(clean, count) for count in (1, 4, 16)]
-    results["step"] = step_against_convolutions()
+    results["steps"] = {precision: step_against_convolutions(precision) for precision in PRECISIONS}
     publish("speed", results, table(results))
 
 
 def table(results: dict[str, Any]) -> str:
     """What was measured, a line each."""
-    reference, step = results["reference"], results["step"]
+    reference, rounded = results["reference"], "… in bfloat16"
+    presets = {f"one slice, preset `{preset}`": row for preset, row in results["presets"].items()}
     lines = [
-        [f"one slice, preset `{preset}`", f"{row['seconds']} s ({row['steps']} steps), {row['megabytes']} MB"]
-        for preset, row in results["presets"].items()
+        [label, f"{row['seconds']} s ({row['steps']} steps), {row['megabytes']} MB"]
+        for label, row in [*presets.items(), (rounded, results["default in bfloat16"])]
     ]
     lines.append(["Deep Image Prior, 128 channels, 3,000 steps", f"{reference['seconds']} s, from ten steps"])
     lines.append(["… times `default`, times `fast`", f"{reference['times default']}, {reference['times fast']}"])
+    lines.append([rounded, f"{results['reference in bfloat16']} s"])
     lines += [
         [f"{row['slices']} slices in one pass", f"{row['slices a minute']} a minute, {row['megabytes']} MB"]
         for row in results["throughput"]
     ]
-    lines.append([f"a step at {step['side']}×{step['side']}, one thread", f"{step['milliseconds']} ms"])
-    lines.append(["… times its convolutions alone", str(step["ratio"])])
+    for precision, step in results["steps"].items():
+        label = f"a step at {step['side']}×{step['side']}, one thread" if precision == "float32" else rounded
+        lines.append([label, f"{step['milliseconds']} ms, {step['ratio']} times its convolutions alone"])
     return markdown_table(["256×256, Gaussian noise of σ 25", ""], lines)
 
 
@@ -78,9 +84,9 @@ def noisy(clean: Tensor, seed: int = 0) -> Tensor:
     return add_noise(clean, "gaussian:25", seed=seed)
 
 
-def one_slice(clean: Tensor, preset: str) -> dict[str, Any]:
+def one_slice(clean: Tensor, preset: str, *, precision: str = "float32") -> dict[str, Any]:
     """Wall time and memory of one slice."""
-    denoiser = DNAPrior.from_preset(preset)
+    denoiser = DNAPrior.from_preset(preset, precision=precision)
     started = time.perf_counter()
     with peak_memory() as peak:
         result = denoiser(noisy(clean))
@@ -108,17 +114,17 @@ def throughput(clean: Tensor, count: int) -> dict[str, Any]:
     }
 
 
-def reference_step(clean: Tensor) -> float:
+def reference_step(clean: Tensor, *, precision: str = "float32") -> float:
     """Seconds a step of the reference takes, with every thread."""
-    dip = DeepImagePrior()
+    dip = DeepImagePrior(precision=precision)
     network, image = dip.network(), noisy(clean)
     objective = dip.objective(network, image, 0.1, seed=0)
     return timed(stepper(dip, network, image, objective), repeats=10)
 
 
-def step_against_convolutions(side: int = SIDE // 2) -> dict[str, Any]:
+def step_against_convolutions(precision: str, side: int = SIDE // 2) -> dict[str, Any]:
     """A step of the default, as one thread takes it, against its convolutions forward and backward."""
-    prior = DNAPrior()
+    prior = DNAPrior(precision=precision)
     image = noisy(torch.rand(1, 1, side, side, generator=torch.Generator().manual_seed(0)))
     network = prior.network().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     objective = prior.objective(network, image, 0.1, seed=0)
@@ -134,7 +140,8 @@ def step_against_convolutions(side: int = SIDE // 2) -> dict[str, Any]:
 
     def convolutions() -> None:
         for module, features in seen:
-            output = module(features.requires_grad_())
+            with convolving(precision, features.device):
+                output = module(features.requires_grad_())
             torch.autograd.grad(output, [features, *module.parameters()], torch.ones_like(output))
 
     with single_threaded_pool() as pool:
