@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Container, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,13 +12,13 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .checks import check_flag, check_whole, is_whole
+from .memory import within_memory
 from .result import UNTREATED, Denoiser, Record, Result
 from .rician import without_rician_bias
 
 PERCENTILES = (0.5, 99.5)
 SAMPLE = 2**20  # voxels whose percentiles are taken for those of a larger volume
 SPATIAL_AXES = 3
-NO_MEMORY = ("can't allocate memory", "out of memory", "ALLOC_FAILED", "unable to find an engine")  # in what is said
 
 
 def denoise_volume(
@@ -151,41 +150,6 @@ def batches(indices: range, batch_size: int, done: Container[int]) -> Iterator[r
         elif index + 1 - start == batch_size or index == indices[-1]:
             yield range(start, index + 1)
             start = index + 1
-
-
-def within_memory(denoiser: Denoiser, noisy: Tensor, indices: range) -> Result:
-    """Denoise a batch; where the memory does not suffice by halves, and an image alone on the CPU.
-
-    The records of slices that took another way say so.
-    """
-    try:
-        return denoiser(noisy, slice_indices=indices)
-    except (MemoryError, RuntimeError) as error:
-        if not out_of_memory(error) or (len(noisy) == 1 and noisy.device.type == "cpu"):
-            raise
-    gc.collect()  # what failed is held by its own traceback
-    if noisy.is_cuda:
-        torch.cuda.empty_cache()
-    if len(noisy) == 1:
-        result = denoiser(noisy.cpu(), slice_indices=indices)
-        results, way = [result], f"denoised on the CPU: out of memory on {noisy.device}"
-    else:
-        half = len(noisy) // 2
-        results = [
-            within_memory(denoiser, noisy[:half], indices[:half]), within_memory(denoiser, noisy[half:], indices[half:])
-        ]  # fmt: skip
-        way = f"out of memory with {len(noisy)} slices at once: halved"
-    spreads = [result.spread.to(noisy.device) for result in results if result.spread is not None]
-    return Result(
-        torch.cat([result.image.to(noisy.device) for result in results]),
-        [replace(record, warnings=(*record.warnings, way)) for result in results for record in result.records],
-        torch.cat(spreads) if spreads else None,
-    )
-
-
-def out_of_memory(error: Exception) -> bool:
-    """Whether this is why; PyTorch's libraries and its CPU have no class of error for it."""
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(text in str(error) for text in NO_MEMORY)
 
 
 def unbiased(noisy: Tensor, result: Result, zero: float) -> Result:

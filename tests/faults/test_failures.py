@@ -18,9 +18,9 @@ from torch import Tensor
 from monai_dnaprior import create_denoiser, priors
 from monai_dnaprior.__main__ import main
 from monai_dnaprior.cohort import Row, denoise_all
-from monai_dnaprior.result import Denoiser, Result
+from monai_dnaprior.result import Denoiser, Record, Result
 from monai_dnaprior.scan import Caps
-from monai_dnaprior.volumes import denoise_volume
+from monai_dnaprior.volumes import denoise_volume, intensity_range
 
 FIT = {"method": "dna-prior", "options": {**SHORT, "seed": 3}}
 FAULTS = {"memory": "F8", "fails": "F9", "bad_cases": "F10", "size": "F11"}
@@ -83,6 +83,48 @@ def test_memory_is_short_in_many_words(error: Exception) -> None:
     found = denoise_volume(torch.rand(1, 8, 8, 4), small, batch_size=4)
     assert small.batches == [4, 2, 2]
     assert all("out of memory" in record.warnings[-1] for record in found.records)
+
+
+class Halving:
+    """A denoiser that halves images of at most so many pixels, a number of times only."""
+
+    def __init__(self, room: int, failures: int = 10**6) -> None:
+        self.room, self.failures, self.sizes = room, failures, []
+
+    def __call__(self, noisy: Tensor, *, slice_indices: Sequence[int] | None = None) -> Result:
+        self.sizes.append(tuple(noisy.shape[-2:]))
+        if noisy[0, 0].numel() > self.room and len(self.sizes) <= self.failures:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        reason = "constant" if noisy.min() == noisy.max() else "steps"
+        record = Record(sigma=noisy.max().item(), stop_reason=reason, seconds=1.0, warnings=("a part",))
+        return Result(noisy / 2, [record], spread=noisy / 4)
+
+
+@pytest.mark.parametrize(("room", "side"), [(260 * 260, 260), (130 * 130, 130)])
+def test_one_slice_that_memory_does_not_suffice_for_is_denoised_in_tiles(room: int, side: int) -> None:
+    image = torch.rand(1, 520, 280, generator=torch.Generator().manual_seed(0))
+    image[:, :200] = 0.5  # the first tile has nothing to fit
+    found = denoise_volume(image, denoiser := Halving(room))
+    offset = intensity_range(image)[0]
+    torch.testing.assert_close(found.image, (image - offset) / 2 + offset)
+    torch.testing.assert_close(found.spread, (image - offset) / 4)
+    failed = [(520, 280), (260, 260)][: 1 if side == 260 else 2]
+    tiles = denoiser.sizes[len(failed) :]
+    assert denoiser.sizes[: len(failed)] == failed
+    assert set(tiles) == {(side, side)}
+    (record,) = found.records
+    assert (record.stop_reason, record.seconds) == ("steps", len(tiles))
+    way = f"out of memory with the whole slice: denoised in tiles of {side}×{side} pixels"
+    assert record.warnings == ("a part", way)
+
+
+def test_with_no_memory_for_tiles_a_slice_goes_to_the_cpu() -> None:
+    image = torch.rand(1, 280, 280, generator=torch.Generator().manual_seed(0))
+    found = denoise_volume(image, denoiser := Halving(0, failures=2))
+    assert denoiser.sizes == [(280, 280), (140, 140), (280, 280)]
+    assert found.records[0].warnings[-1] == "out of memory on cpu: denoised on the CPU"
+    with pytest.raises(torch.OutOfMemoryError):
+        denoise_volume(image, Halving(0))
 
 
 def test_what_is_no_lack_of_memory_is_raised() -> None:
