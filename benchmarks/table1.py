@@ -139,7 +139,8 @@ def merged(rows: list[Row], name: str, precision: str = "float32") -> dict[tuple
     before = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
     cells = {(row["image"], row["method"]): row for row in before}
     for row in rows:
-        how = {**here, "precision": precision if row.method in WIDE else "float32"}
+        _, chosen = method(row.method, 0, precision)
+        how = {**here, "precision": chosen.get("precision", "float32")}
         cells[row.image, row.method] = {key: value for key, value in asdict(row).items() if key != "key"} | how
     return cells
 

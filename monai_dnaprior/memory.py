@@ -22,6 +22,9 @@ def within_memory(denoiser: Denoiser, noisy: Tensor, indices: range) -> Result:
 
     The side of the tiles is half of the image's, and is halved again down to 128 pixels. The records of images that
     took another way say so.
+
+    Raises:
+        MemoryError: the smallest tiles are too large for the memory of a CPU.
     """
     result = attempted(partial(denoiser, noisy, slice_indices=indices))
     if result is not None:
@@ -37,6 +40,8 @@ def within_memory(denoiser: Denoiser, noisy: Tensor, indices: range) -> Result:
         if result is not None:
             return warned(result, f"out of memory with the whole slice: denoised in tiles of {side}×{side} pixels")
         side //= 2
+    if noisy.device.type == "cpu":
+        raise MemoryError(f"out of memory with a slice of {noisy.shape[-2]}×{noisy.shape[-1]} pixels, in tiles too.")
     result = placed(denoiser(noisy.cpu(), slice_indices=indices), noisy.device)
     return warned(result, f"out of memory on {noisy.device}: denoised on the CPU")
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from monai_dnaprior import create_denoiser, priors
 from monai_dnaprior.__main__ import main
 from monai_dnaprior.cohort import Row, denoise_all
+from monai_dnaprior.memory import within_memory
 from monai_dnaprior.result import Denoiser, Record, Result
 from monai_dnaprior.scan import Caps
 from monai_dnaprior.volumes import denoise_volume, intensity_range
@@ -118,13 +119,21 @@ def test_one_slice_that_memory_does_not_suffice_for_is_denoised_in_tiles(room: i
     assert record.warnings == ("a part", way)
 
 
-def test_with_no_memory_for_tiles_a_slice_goes_to_the_cpu() -> None:
-    image = torch.rand(1, 280, 280, generator=torch.Generator().manual_seed(0))
-    found = denoise_volume(image, denoiser := Halving(0, failures=2))
-    assert denoiser.sizes == [(280, 280), (140, 140), (280, 280)]
-    assert found.records[0].warnings[-1] == "out of memory on cpu: denoised on the CPU"
-    with pytest.raises(torch.OutOfMemoryError):
-        denoise_volume(image, Halving(0))
+def test_with_no_memory_for_a_slice_too_small_for_tiles_it_goes_to_the_cpu() -> None:
+    class Elsewhere(Tensor):
+        device = torch.device("meta")
+
+    image = torch.rand(1, 1, 200, 200, generator=torch.Generator().manual_seed(0))
+    found = within_memory(denoiser := Halving(0, failures=1), image.as_subclass(Elsewhere), range(1))
+    assert denoiser.sizes == [(200, 200), (200, 200)]
+    assert found.image.device.type == "meta"
+    assert found.records[0].warnings[-1] == "out of memory on meta: denoised on the CPU"
+
+
+def test_with_no_memory_for_tiles_on_the_cpu_nothing_is_done_twice() -> None:
+    with pytest.raises(MemoryError, match=r"out of memory with a slice of 280×300 pixels, in tiles too\."):
+        denoise_volume(torch.rand(1, 280, 300), denoiser := Halving(0))
+    assert denoiser.sizes == [(280, 300), (150, 150)]
 
 
 def test_what_is_no_lack_of_memory_is_raised() -> None:
