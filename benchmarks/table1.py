@@ -99,7 +99,7 @@ def main() -> None:
 
 def method(label: str, sigma: int, precision: str = "float32") -> tuple[str, dict[str, Any]]:
     """A column: a denoiser and its options."""
-    if label in WIDE and precision != "float32":
+    if precision_of(label, precision) != "float32":
         name, options = method(label, sigma)
         return name, {**options, "precision": precision}
     if label == "bm3d-given":
@@ -109,6 +109,11 @@ def method(label: str, sigma: int, precision: str = "float32") -> tuple[str, dic
     if label.startswith("dna-prior-"):
         return "dna-prior", {"preset": label.removeprefix("dna-prior-")}
     return label, {}
+
+
+def precision_of(label: str, asked: str) -> str:
+    """That of a column's convolutions: what was asked for, where the network is wide."""
+    return asked if label in WIDE else "float32"
 
 
 def make_case(data: Path, name: str, sigma: int, *, crops: Crops = CROPS, full: bool = False) -> Case:
@@ -139,8 +144,7 @@ def merged(rows: list[Row], name: str, precision: str = "float32") -> dict[tuple
     before = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
     cells = {(row["image"], row["method"]): row for row in before}
     for row in rows:
-        _, chosen = method(row.method, 0, precision)
-        how = {**here, "precision": chosen.get("precision", "float32")}
+        how = {**here, "precision": precision_of(row.method, precision)}
         cells[row.image, row.method] = {key: value for key, value in asdict(row).items() if key != "key"} | how
     return cells
 

@@ -24,7 +24,7 @@ def within_memory(denoiser: Denoiser, noisy: Tensor, indices: range) -> Result:
     took another way say so.
 
     Raises:
-        MemoryError: the smallest tiles are too large for the memory of a CPU.
+        MemoryError: on a CPU, which is no way out of its own memory.
     """
     result = attempted(partial(denoiser, noisy, slice_indices=indices))
     if result is not None:
@@ -41,7 +41,8 @@ def within_memory(denoiser: Denoiser, noisy: Tensor, indices: range) -> Result:
             return warned(result, f"out of memory with the whole slice: denoised in tiles of {side}×{side} pixels")
         side //= 2
     if noisy.device.type == "cpu":
-        raise MemoryError(f"out of memory with a slice of {noisy.shape[-2]}×{noisy.shape[-1]} pixels, in tiles too.")
+        tried = ", in tiles too" if max(noisy.shape[-2:]) // 2 >= SMALLEST_TILE else ""
+        raise MemoryError(f"out of memory with a slice of {noisy.shape[-2]}×{noisy.shape[-1]} pixels{tried}.")
     result = placed(denoiser(noisy.cpu(), slice_indices=indices), noisy.device)
     return warned(result, f"out of memory on {noisy.device}: denoised on the CPU")
 

@@ -148,7 +148,7 @@ def test_memory_that_does_not_suffice_for_one_slice_is_said(tmp_path: Path, monk
     source = write_volume(tmp_path / "in.nii", 8, 8, 2)
     (row,) = denoise_all(source, tmp_path / "out.nii", caps=Caps(), **FIT)
     assert (row.status, row.exit_code) == ("failed", 1)
-    assert "out of memory" in row.reason
+    assert "out of memory with a slice of 8×8 pixels." in row.reason
     assert not (tmp_path / "out.nii").exists()
 
 
