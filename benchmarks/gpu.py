@@ -19,8 +19,8 @@ from publish import publish
 from torch import Tensor
 
 from monai_dnaprior.compare import markdown_table
-from monai_dnaprior.losses import decibels
-from monai_dnaprior.noise import add_noise
+from monai_dnaprior.noise.metrics import decibels
+from monai_dnaprior.noise.models import add_noise
 from monai_dnaprior.precision import PRECISIONS
 from monai_dnaprior.priors import DeepImagePrior, DNAPrior
 from monai_dnaprior.result import Result

@@ -18,7 +18,7 @@ from torch import Tensor
 from monai_dnaprior.compare import Case, markdown_table
 from monai_dnaprior.denoisers import create_denoiser
 from monai_dnaprior.fit import CHECK_EVERY, MovingVariance
-from monai_dnaprior.losses import decibels
+from monai_dnaprior.noise.metrics import decibels
 from monai_dnaprior.per_image import PerImageFit
 from monai_dnaprior.precision import PRECISIONS
 

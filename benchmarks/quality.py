@@ -12,8 +12,8 @@ from publish import publish
 
 from monai_dnaprior import create_denoiser
 from monai_dnaprior.compare import markdown_table
-from monai_dnaprior.losses import decibels
-from monai_dnaprior.noise import add_noise
+from monai_dnaprior.noise.metrics import decibels
+from monai_dnaprior.noise.models import add_noise
 
 VOLUME = Path(nibabel.__file__).parent / "tests" / "data" / "example4d.nii.gz"
 SIGMAS = (15, 25, 50)

@@ -105,7 +105,7 @@ def methods() -> Iterator[tuple[str, str]]:
 
 
 def images() -> dict[str, Tensor]:
-    volume = nibabel.load(MR).get_fdata()[20:116, 8:88, 10:14, 0]
+    volume = real_volume()[20:116, 8:88, 10:14]
     clean = torch.tensor(np.clip(volume / np.percentile(volume, 99.9), 0, 1), dtype=torch.float32).movedim(-1, 0)
     noise = torch.randn(3, 3, 96, 80, generator=torch.Generator().manual_seed(0))
     grey = clean[:3, None] + 0.1 * noise[:, :1]
@@ -201,12 +201,16 @@ def bundles() -> Iterator[tuple[str, str]]:
             command += [f"--dataset_dir={folder / 'in'}", f"--output_dir={folder / bundle}", "--progress=False"]
             subprocess.run([*command, *further], check=True, capture_output=True)
             made = sorted((folder / bundle).rglob("*.nii.gz"))
-            arrays = [np.asarray(nibabel.load(path).dataobj) for path in made]
+            arrays = [nibabel.load(path).get_fdata() for path in made]  # type: ignore[attr-defined]
             yield bundle, of_values([str(path.relative_to(folder)) for path in made], *arrays)
 
 
+def real_volume() -> np.ndarray:
+    return nibabel.load(MR).get_fdata()[..., 0]  # type: ignore[attr-defined]
+
+
 def write_nifti(path: Path, depth: int = 3) -> Path:
-    volume = nibabel.load(MR).get_fdata()[20:84, 8:56, 10 : 10 + depth, 0]
+    volume = real_volume()[20:84, 8:56, 10 : 10 + depth]
     noisy = np.hypot(volume + np.random.default_rng(0).normal(0, 20, volume.shape), 5).astype(np.float32)
     nibabel.save(nibabel.Nifti1Image(noisy, np.diag([-2.0, 2, 2.2, 1])), path)
     return path
@@ -219,7 +223,7 @@ def write_series(folder: Path) -> None:
         noise = np.random.default_rng(index).normal(0, 30, dataset.pixel_array.shape)
         dataset.PixelData = np.rint(dataset.pixel_array + noise).astype(dataset.pixel_array.dtype).tobytes()
         dataset.InstanceNumber, dataset.ImagePositionPatient = index + 1, [-158.0, -179.0, -75.0 + 3 * index]
-        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.{index + 1}"
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.UID(f"1.2.3.{index + 1}")
         dataset.save_as(folder / f"{index}.dcm")
 
 

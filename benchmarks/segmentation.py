@@ -26,7 +26,7 @@ from torch import Tensor
 
 from monai_dnaprior import Denoised
 from monai_dnaprior.compare import markdown_table
-from monai_dnaprior.noise import add_noise
+from monai_dnaprior.noise.models import add_noise
 
 KEYS = ("image", "label")
 NOT_DENOISED = "not denoised"

@@ -19,8 +19,8 @@ from skimage.io import imread
 from torch import Tensor, nn
 
 from monai_dnaprior.compare import markdown_table, peak_memory
-from monai_dnaprior.losses import decibels
-from monai_dnaprior.noise import add_noise
+from monai_dnaprior.noise.metrics import decibels
+from monai_dnaprior.noise.models import add_noise
 from monai_dnaprior.precision import PRECISIONS, convolving
 from monai_dnaprior.priors import DeepImagePrior, DNAPrior
 from monai_dnaprior.skip_prior import SkipNetPrior

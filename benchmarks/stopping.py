@@ -15,7 +15,7 @@ from torch import Tensor
 
 from monai_dnaprior.compare import markdown_table
 from monai_dnaprior.fit import StoppingRule
-from monai_dnaprior.losses import decibels
+from monai_dnaprior.noise.metrics import decibels
 from monai_dnaprior.priors import DNAPrior
 
 EVERY = 50

@@ -19,7 +19,7 @@ from publish import RESULTS, publish
 from skimage.io import imread
 
 from monai_dnaprior.compare import Case, Row, compare, markdown_table
-from monai_dnaprior.noise import add_noise
+from monai_dnaprior.noise.models import add_noise
 from monai_dnaprior.precision import PRECISIONS
 
 SIDE = 128

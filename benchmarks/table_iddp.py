@@ -19,7 +19,7 @@ from publish import RESULTS, publish
 from torch import Tensor
 
 from monai_dnaprior.compare import Case, compare, load_cases, markdown_table
-from monai_dnaprior.noise import add_noise
+from monai_dnaprior.noise.models import add_noise
 from monai_dnaprior.objectives import OBJECTIVES, create_objective
 from monai_dnaprior.training import Checkpoints, DenoisingTrainer, TrainingLog, WeightsSaver, plateau_then_linear
 from monai_dnaprior.training_data import EpochSampler, NoisyCrops, clean_middle, held_back, load_images

@@ -13,10 +13,10 @@ import torch
 from .charts import Curve, chart, number
 from .findings import LAGS, LEFT_ALONE, Measures, findings, heading
 from .job import FALLBACK, Outputs, sidecar_of
+from .noise.intensity import PERCENTILES, intensity_range
 from .scan import Caps, CorruptScan, Scan
 from .sources import Source, sources_of
 from .views import BUDGET, MARGIN, MOST, Layout, Scales, Shown, View, inverted, spaced, stride, within_budget
-from .volumes import PERCENTILES, intensity_range
 
 MOST_DOTS = 80  # of a chart over slices; beyond, a line
 STOPPED_BY = {

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .checks import is_number
-from .noise import estimate_sigma
+from .noise.estimate import estimate_sigma
 from .result import Record, Result, check_noisy
 
 TV_WEIGHT_PER_SIGMA = 1.0

@@ -22,8 +22,9 @@ from tqdm.auto import tqdm
 
 from .denoisers import create_denoiser
 from .figures import Panel, busiest_window, draw_grid, draw_points
-from .losses import correlation, decibels
-from .noise import add_noise, estimate_sigma, noise_correlation
+from .noise.estimate import estimate_sigma, noise_correlation
+from .noise.metrics import correlation, decibels, similarity
+from .noise.models import add_noise
 from .reader import PICTURE_SUFFIXES, read_picture, read_volume, scan_stem
 
 SAMPLE_EVERY = 0.01  # seconds between looks at the memory in use
@@ -79,7 +80,7 @@ def load_cases(
     Args:
         images: pictures (PNG, TIFF, …), NIfTI files, DICOM files or folders; of a volume one axial slice is taken.
         references: clean images of the same scale, one for each.
-        noise: added to clean images, see :func:`~monai_dnaprior.noise.add_noise`.
+        noise: added to clean images, see :func:`~monai_dnaprior.noise.models.add_noise`.
         slice_index: of volumes; the middle by default.
         seed: of the noise.
     """
@@ -217,17 +218,6 @@ def run_method(
         key=key,
     )
     return row, image
-
-
-def similarity(image: Tensor, clean: Tensor) -> float:
-    """Structural similarity, as scikit-image has it for a range of 1, the image clipped to [0, 1]."""
-    from skimage.metrics import structural_similarity
-
-    window = min(7, *(side - 1 + side % 2 for side in clean.shape[-2:]))
-    if window < 3:
-        return float("nan")
-    pair = (values[0].numpy() for values in (image.clamp(0, 1), clean))
-    return float(structural_similarity(*pair, data_range=1, channel_axis=0, win_size=window))
 
 
 def row_key(case: Case, name: str, options: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from .job import FALLBACK
-from .noise import CORRELATED, local_mean, noise_correlation
+from .noise.estimate import CORRELATED, local_mean, noise_correlation
 from .views import Shown
 
 LAGS = 8

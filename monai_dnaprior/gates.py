@@ -9,9 +9,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from .noise import NoiseKind, estimate_sigma
+from .noise.estimate import NoiseKind, estimate_sigma
+from .noise.stabilisation import Stabiliser
 from .result import Record
-from .stabilisation import Stabiliser
 
 NOT_FINITE = "the result was not finite; the input is given back"
 Treatment = Callable[[Tensor, float, NoiseKind], tuple[Tensor, Record]]

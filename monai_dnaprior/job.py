@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from . import __version__, bids
 from .disk import hash_of, write_json
-from .losses import correlation
+from .noise.metrics import correlation
 from .partial import KeptPart, Partial
 from .rehearsal import rehearse
 from .result import Record

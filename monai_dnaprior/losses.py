@@ -69,18 +69,6 @@ def variation(estimate: Tensor, *, gamma: float = GAMMA) -> Tensor:
     return torch.sqrt(along_x.square() + along_y.square() + gamma**2).sum(IMAGE)
 
 
-def decibels(image: Tensor, clean: Tensor) -> float:
-    """Peak signal-to-noise ratio for a peak of 1, the image clipped to [0, 1]."""
-    return -10 * torch.log10((image.clamp(0, 1) - clean).square().mean()).item()
-
-
-def correlation(one: Tensor, other: Tensor) -> float:
-    """Pearson's correlation of the values of two tensors, in double precision; 0 where one is constant."""
-    one, other = (values - values.mean() for values in (one.double(), other.double()))
-    scale = one.norm() * other.norm()
-    return ((one * other).sum() / scale).item() if scale > 0 else 0.0
-
-
 def squared_error(estimate: Tensor, noisy: Tensor) -> Tensor:
     """Mean squared error of every image: (..., C, H, W) to (...)."""
     return (estimate - noisy).square().mean(IMAGE)

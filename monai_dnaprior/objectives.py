@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .checks import check_not_negative, check_part, check_whole, is_number
-from .noise import averaging_filter
+from .noise.estimate import averaging_filter
 from .sampling import blind, neighbour_pairs, neighbours, subimage
 
 Network = Callable[[Tensor], Tensor]

@@ -25,7 +25,7 @@ from .fit import (
     root_mean_square,
 )
 from .gates import treated
-from .noise import NoiseKind, varying_pixels
+from .noise.estimate import NoiseKind, varying_pixels
 from .result import Record, Result, check_noisy
 from .tiles import in_tiles
 from .together import Ask, Request, with_fits
@@ -58,7 +58,7 @@ class PerImageFit:
             fall to the noise level before they are sharp, and those in colour, whose channels show the same, more so.
         clean_sigma: images with less estimated noise than this are given back as they came.
         stabilise: treat an image whose noise depends on brightness (Poisson, multiplicative) on the grey scale where it
-            is even, see :class:`~monai_dnaprior.stabilisation.Stabiliser`.
+            is even, see :class:`~monai_dnaprior.noise.stabilisation.Stabiliser`.
         restarts: fits of each image, from inputs of their own; their mean is the result, and from two on their standard
             deviation is its spread.
         seed: the network's initial weights depend on it alone; the rest of a fit's randomness on a hash of it, the

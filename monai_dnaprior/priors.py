@@ -13,7 +13,7 @@ from torch.nn.functional import avg_pool2d, interpolate, pad
 from .checks import check_not_negative, check_whole
 from .fit import FitResult
 from .losses import spectral_discrepancy, spectral_fidelity, squared_error, total_variation, variation
-from .noise import varying_pixels
+from .noise.estimate import varying_pixels
 from .refinement import refine
 from .skip_objective import FreshNoise, ShiftedNoise
 from .skip_prior import SkipNetPrior

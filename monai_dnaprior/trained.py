@@ -15,7 +15,7 @@ from torch.nn.functional import avg_pool2d
 from .checks import check_not_negative, check_whole
 from .fit import root_mean_square
 from .gates import treated
-from .noise import CORRELATED, NoiseKind, local_mean, local_noise, varying_pixels
+from .noise.estimate import CORRELATED, NoiseKind, local_mean, local_noise, varying_pixels
 from .objectives import Objective
 from .refinement import cosines, refine
 from .result import Record, Result, check_noisy

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from .figures import Panel, busiest_window, draw_grid
-from .losses import decibels
+from .noise.metrics import decibels
 from .objectives import Objective
 from .precision import check_precision, convolving
 from .training_data import SEED_OF_NUMBER

@@ -16,9 +16,9 @@ from torch.utils.data import Dataset, DistributedSampler
 from tqdm.auto import tqdm
 
 from .checks import check_whole
-from .noise import NOISES, add_noise
+from .noise.intensity import intensity_range
+from .noise.models import NOISES, add_noise
 from .reader import PICTURE_SUFFIXES, all_scans, read_picture, read_volume
-from .volumes import intensity_range
 
 SEED_OF_NUMBER = 1_000_003  # a prime: the seeds of two trainings' crops do not follow each other
 
@@ -101,8 +101,8 @@ class NoisyCrops(Dataset):
 
     Args:
         images: (C, H, W), about [0, 1]; smaller ones than a crop are mirrored at their ends.
-        noise: kinds of noise, one drawn for each crop: a name of :func:`~monai_dnaprior.noise.add_noise` and the least
-            and the greatest strength, for instance ``"gaussian:0:50"``. None: the images are noisy themselves.
+        noise: kinds of noise, one drawn for each crop: a name of :func:`~monai_dnaprior.noise.models.add_noise`, the
+            least and the greatest strength, for instance ``"gaussian:0:50"``. None: the images are noisy themselves.
         needs: what an objective needs besides: ``"none"``, a ``"second"`` noisy image, or the ``"clean"`` one.
         side: of a crop in pixels.
         length: crops in an epoch.

@@ -6,18 +6,16 @@ from collections.abc import Container, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from .checks import check_flag, check_whole, is_whole
 from .memory import within_memory
+from .noise.intensity import intensity_range
+from .noise.rician import without_rician_bias
 from .result import UNTREATED, Denoiser, Record, Result
-from .rician import without_rician_bias
 
-PERCENTILES = (0.5, 99.5)
-SAMPLE = 2**20  # voxels whose percentiles are taken for those of a larger volume
 SPATIAL_AXES = 3
 
 
@@ -48,7 +46,7 @@ def denoise_volume(
         batch_size: how many slices the denoiser is handed at once. The result does not depend on it, on an
             accelerator but for rounding, about a thousandth of the range of intensities.
         rician: the volume holds magnitudes (MR): take away what Rician noise adds to their mean, see
-            :func:`~monai_dnaprior.rician.without_rician_bias`.
+            :func:`~monai_dnaprior.noise.rician.without_rician_bias`.
         progress: show a progress bar.
 
     Returns:
@@ -186,26 +184,6 @@ def joined(slices: Tensor, axis: int, ndim: int) -> Tensor:
 def cut(volume: Tensor, axis: int) -> Tensor:
     """The slices of a volume (C, H, W, D), or of an image (C, H, W), as (B, C, H, W), sharing its memory."""
     return volume[None] if volume.ndim == 3 else volume.movedim(axis, 0)
-
-
-def intensity_range(volume: Tensor) -> tuple[float, float]:
-    """Offset and span of the map to about [0, 1]: from robust percentiles, else from the extremes, else the identity.
-
-    Of a large volume the percentiles are those of a million voxels, always the same ones.
-
-    >>> intensity_range(torch.linspace(100, 300, 201))
-    (101.0, 198.0)
-    """
-    values = volume.flatten()
-    if len(values) > SAMPLE:
-        places = torch.randint(len(values), (SAMPLE,), generator=torch.Generator().manual_seed(0), device="cpu")
-        values = values[places.to(values.device)]
-    values = values[values.isfinite()].double()
-    low, high = np.percentile(values.cpu().numpy(), PERCENTILES) if len(values) else (0.0, 0.0)
-    if high <= low:
-        values = volume[volume.isfinite()].double()
-        low, high = (values.min().item(), values.max().item()) if len(values) else (0.0, 0.0)
-    return float(low), float(high - low) if high > low else 1.0
 
 
 def check_volume(volume: Tensor) -> None:

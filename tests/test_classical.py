@@ -13,7 +13,7 @@ from skimage import restoration
 from torch import Tensor
 
 from monai_dnaprior import create_denoiser
-from monai_dnaprior.noise import estimate_sigma
+from monai_dnaprior.noise.estimate import estimate_sigma
 
 
 def reference(name: str, image: np.ndarray, sigma: float) -> np.ndarray:

@@ -15,7 +15,7 @@ from test_reader import axial, write_series
 from monai_dnaprior import compare as room
 from monai_dnaprior.__main__ import main
 from monai_dnaprior.compare import Case, compare, load_cases, read_rows, to_unit
-from monai_dnaprior.losses import correlation, decibels
+from monai_dnaprior.noise.metrics import correlation, decibels
 
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {"tv": ("tv", {}), "median": ("median", {})}
 

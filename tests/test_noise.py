@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from monai_dnaprior.noise import CORRELATED, add_noise, estimate_sigma, noise_correlation, varying_pixels
+from monai_dnaprior.noise.estimate import CORRELATED, estimate_sigma, noise_correlation, varying_pixels
+from monai_dnaprior.noise.models import add_noise
 
 
 def gaussian(*shape: int, seed: int = 0) -> Tensor:

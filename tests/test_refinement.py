@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
 
 from monai_dnaprior import refinement
-from monai_dnaprior.losses import decibels
+from monai_dnaprior.noise.metrics import decibels
 from monai_dnaprior.refinement import cosines, group_positions, refine, similar_patches
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .noise import QUARTERS, noise_levels
+from .estimate import QUARTERS, noise_levels
 
 GROUPS = (6, QUARTERS)  # of blocks by brightness, through whose noise levels the variance is fitted; fewer if small
 GRID = 4096
@@ -33,7 +33,7 @@ class Stabiliser:
     of the mean taken out to second order follows Makitalo, Foi, IEEE Trans. Image Processing 20, 2011,
     doi:10.1109/TIP.2010.2056693, in place of their exact tables, which hold for Poisson noise alone.
 
-    >>> from monai_dnaprior.noise import NoiseKind
+    >>> from monai_dnaprior.noise.estimate import NoiseKind
     >>> counts = torch.poisson(torch.linspace(1, 40, 128).expand(1, 1, 128, 128), torch.Generator().manual_seed(0))
     >>> stabiliser = Stabiliser.of(counts)
     >>> [NoiseKind.of(image).can_be_evened for image in (counts, stabiliser(counts))]
