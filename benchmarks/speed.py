@@ -19,12 +19,12 @@ from skimage.io import imread
 from torch import Tensor, nn
 
 from monai_dnaprior.compare import markdown_table, peak_memory
+from monai_dnaprior.fitting.devices import PRECISIONS, convolving
+from monai_dnaprior.fitting.threads import single_threaded_pool
 from monai_dnaprior.noise.metrics import decibels
 from monai_dnaprior.noise.models import add_noise
-from monai_dnaprior.precision import PRECISIONS, convolving
 from monai_dnaprior.priors import DeepImagePrior, DNAPrior
 from monai_dnaprior.skip_prior import SkipNetPrior
-from monai_dnaprior.threads import single_threaded_pool
 
 IMAGE = "mri/pgbm002_t2_a.png"
 SIDE = 256
@@ -161,7 +161,7 @@ def step_against_convolutions(precision: str, side: int = SIDE // 2) -> dict[str
 def stepper(
     prior: SkipNetPrior, network: nn.Module, image: Tensor, objective: Callable[..., tuple[Tensor, Tensor]]
 ) -> Callable[[], None]:
-    """One step of the fit, as :func:`monai_dnaprior.fit.fit` takes it."""
+    """One step of the fit, as :func:`monai_dnaprior.fitting.fit.fit` takes it."""
     descent = prior.optimizer(network.parameters(), lr=prior.learning_rate)
 
     def step() -> None:

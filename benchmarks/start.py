@@ -13,7 +13,7 @@ from table1 import make_case
 
 from monai_dnaprior import load_weights
 from monai_dnaprior.compare import markdown_table
-from monai_dnaprior.losses import spectral_fidelity, total_variation
+from monai_dnaprior.fitting.losses import spectral_fidelity, total_variation
 from monai_dnaprior.noise.estimate import estimate_sigma
 from monai_dnaprior.noise.metrics import decibels
 from monai_dnaprior.priors import DNAPrior

@@ -19,8 +19,8 @@ from publish import RESULTS, publish
 from skimage.io import imread
 
 from monai_dnaprior.compare import Case, Row, compare, markdown_table
+from monai_dnaprior.fitting.devices import PRECISIONS
 from monai_dnaprior.noise.models import add_noise
-from monai_dnaprior.precision import PRECISIONS
 
 SIDE = 128
 SIGMAS = (15, 25, 50)

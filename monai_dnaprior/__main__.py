@@ -169,7 +169,7 @@ def add_compare(parser: argparse.ArgumentParser) -> None:
 def run_compare(options: argparse.Namespace) -> int:
     from .compare import compare, load_cases
     from .denoisers import list_denoisers
-    from .devices import computing_device, device_name
+    from .fitting.devices import computing_device, device_name
 
     budget = {} if options.steps is None else {"steps": options.steps}
     names = [name for name in options.methods.split(",") if name]

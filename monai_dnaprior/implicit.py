@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from .fit import Objective
-from .losses import squared_error
-from .networks import GaborNet, coordinate_grid
+from .fitting.fit import Objective
+from .fitting.losses import squared_error
+from .fitting.networks import GaborNet, coordinate_grid
 from .per_image import PerImageFit
 
 

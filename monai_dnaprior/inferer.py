@@ -68,8 +68,8 @@ class DenoisingInferer(Inferer):
 class DNAPriorInferer(DenoisingInferer):
     """Denoise a batch of images or volumes, starting every fit from the weights of the given network.
 
-    The network, a :class:`~monai_dnaprior.networks.SkipNet` with C output channels (1 if ``channel_wise``), is copied
-    for each slice and never changed. With the network of the denoiser's own seed the result is that of
+    The network, a :class:`~monai_dnaprior.fitting.networks.SkipNet` with C output channels (1 if ``channel_wise``), is
+    copied for each slice and never changed. With the network of the denoiser's own seed the result is that of
     :class:`~monai_dnaprior.method_transforms.DNAPriorDenoise`, bit for bit.
 
     Args:

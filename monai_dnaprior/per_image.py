@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from .checks import check_not_negative, check_positive, check_whole, is_number
-from .fit import (
+from .fitting.batch import Ask, Request, with_fits
+from .fitting.fit import (
     CHECK_EVERY,
     Discrepancy,
     FitResult,
@@ -24,11 +25,10 @@ from .fit import (
     StoppingRule,
     root_mean_square,
 )
+from .fitting.tiles import in_tiles
 from .gates import treated
 from .noise.estimate import NoiseKind, varying_pixels
 from .result import Record, Result, check_noisy
-from .tiles import in_tiles
-from .together import Ask, Request, with_fits
 
 STOPPING = ("discrepancy", "variance", "steps")
 TILE = 1024  # larger images are fitted in tiles of this side

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, pad
 
 from .checks import check_not_negative, check_whole
-from .fit import FitResult
-from .losses import spectral_discrepancy, spectral_fidelity, squared_error, total_variation, variation
+from .fitting.batch import Ask
+from .fitting.fit import FitResult
+from .fitting.losses import spectral_discrepancy, spectral_fidelity, squared_error, total_variation, variation
 from .noise.estimate import varying_pixels
 from .refinement import refine
 from .skip_objective import FreshNoise, ShiftedNoise
 from .skip_prior import SkipNetPrior
-from .together import Ask
 
 TV_WEIGHT_PER_SIGMA = 0.3
 LARGE = 128  # side of an image that takes all the least steps; a smaller one takes up noise sooner
@@ -52,7 +52,7 @@ class DNAPrior(SkipNetPrior):
     .. math:: \theta^* = \arg\min_\theta\; \alpha L_{IS}(f_\theta(z), y) + \beta L_{TV}(f_\theta(z)), \qquad
               \hat x = f_{\theta^*}(z)
 
-    with the losses of :mod:`monai_dnaprior.losses`.
+    with the losses of :mod:`monai_dnaprior.fitting.losses`.
 
     Args:
         tv_weight: :math:`\beta`; None takes :math:`0.3\,\hat\sigma\,(1 - \hat\sigma^2 / \overline{y^2})`: a fixed
@@ -176,7 +176,8 @@ class DeepImagePrior(SkipNetPrior):
     Source: Ulyanov, Vedaldi, Lempitsky, CVPR 2018, doi:10.1109/CVPR.2018.00984; Liu, Sun, Xu, Kamilov, "Image
     restoration using total variation regularized deep image prior", ICASSP 2019, doi:10.1109/ICASSP.2019.8682856.
 
-    Departures: the average covers the last tenth of the first thousand steps, see :func:`~monai_dnaprior.fit.fit`.
+    Departures: the average covers the last tenth of the first thousand steps, see
+    :func:`~monai_dnaprior.fitting.fit.fit`.
 
     >>> import torch
     >>> noisy = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, interpolate, leaky_relu, max_pool2d, pad
 
 from .checks import check_part
-from .fit import Objective
-from .losses import squared_error
-from .networks import seeded_weights
+from .fitting.fit import Objective
+from .fitting.losses import squared_error
+from .fitting.networks import seeded_weights
 from .per_image import PerImageFit
 
 DIAGONALS = ((0.5, 0.0), (0.0, 0.5)), ((0.0, 0.5), (0.5, 0.0))

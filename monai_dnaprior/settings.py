@@ -12,8 +12,8 @@ import torch
 
 from . import __version__
 from .denoisers import create_denoiser
-from .devices import computing_device, device_name
 from .disk import hash_of
+from .fitting.devices import computing_device, device_name
 from .result import Denoiser
 from .scan import Caps
 from .volumes import check_slicing

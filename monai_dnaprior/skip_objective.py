@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from .precision import convolving
+from .fitting.devices import convolving
 
 SHIFTS = 33  # along each axis, of the noise that is drawn once
 

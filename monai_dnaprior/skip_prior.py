@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from .checks import check_not_negative
-from .networks import SkipNet, check_architecture, fixed_input
+from .fitting.devices import check_precision
+from .fitting.networks import SkipNet, check_architecture, fixed_input
 from .per_image import PerImageFit
-from .precision import check_precision
 from .skip_objective import FreshNoise, ShiftedNoise, SkipNetObjective
 
 INPUT_NOISE_PER_SIGMA = 0.1
@@ -28,8 +28,8 @@ class SkipNetPrior(PerImageFit):
         input_noise: standard deviation of the noise added to z at every step; None takes a tenth of the estimated
             noise level: more lifts the quality at high noise, and slows down the fit of fine detail at low noise.
         input_channels, width, scales, skip_channels, padding, sigmoid: see
-            :class:`~monai_dnaprior.networks.SkipNet`. With a sigmoid the image is first scaled so that its own range,
-            noise included, fits into [0, 1].
+            :class:`~monai_dnaprior.fitting.networks.SkipNet`. With a sigmoid the image is first scaled so that its own
+            range, noise included, fits into [0, 1].
         precision: of the convolutions, ``"float32"``, or ``"bfloat16"``, in which processors that compute in it take
             down to half of the time, and others several times as long; weights, losses and the image stay float32.
         steps, learning_rate, averaging, stopping, discrepancy, least_steps, clean_sigma, seed: see

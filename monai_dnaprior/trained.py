@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
 from .checks import check_not_negative, check_whole
-from .fit import root_mean_square
+from .fitting.fit import root_mean_square
+from .fitting.threads import side_by_side
+from .fitting.tiles import in_tiles
 from .gates import treated
 from .noise.estimate import CORRELATED, NoiseKind, local_mean, local_noise, varying_pixels
 from .objectives import Objective
 from .refinement import cosines, refine
 from .result import Record, Result, check_noisy
-from .threads import side_by_side
-from .tiles import in_tiles
 from .unet import DenoisingUNet
 from .weights import SHIPPED, TrainedNetwork, load_weights
 

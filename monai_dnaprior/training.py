@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from .figures import Panel, busiest_window, draw_grid
+from .fitting.devices import check_precision, convolving
 from .noise.metrics import decibels
 from .objectives import Objective
-from .precision import check_precision, convolving
 from .training_data import SEED_OF_NUMBER
 from .unet import DenoisingUNet
 from .weights import TrainedNetwork, load_weights, save_weights

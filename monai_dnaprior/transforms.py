@@ -16,7 +16,7 @@ from monai.utils import TransformBackends, convert_to_dst_type, convert_to_tenso
 
 from .checks import check_flag
 from .denoisers import create_denoiser
-from .devices import computing_device, device_name
+from .fitting.devices import computing_device, device_name
 from .result import Record
 from .volumes import check_slicing, denoise_volume
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from .checks import check_whole
-from .networks import seeded_weights
+from .fitting.networks import seeded_weights
 
 LEAKY = ("LeakyReLU", {"negative_slope": 0.1, "inplace": True})
 

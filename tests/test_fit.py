@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from monai_dnaprior.fit import Discrepancy, MovingVariance, fit
-from monai_dnaprior.threads import convolution_choice, gradients_enabled, repeatable, side_by_side
+from monai_dnaprior.fitting.fit import Discrepancy, MovingVariance, fit
+from monai_dnaprior.fitting.threads import convolution_choice, gradients_enabled, repeatable, side_by_side
 
 
 class Pixels(nn.Module):

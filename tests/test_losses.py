@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from monai_dnaprior.losses import GAMMA, spectral_fidelity, total_variation
+from monai_dnaprior.fitting.losses import GAMMA, spectral_fidelity, total_variation
 
 
 def random_images(*shape: int, seed: int = 0) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from conftest import GUARDED
 from torch import Tensor, nn
 
-from monai_dnaprior.networks import (
+from monai_dnaprior.fitting.networks import (
     BilinearDouble,
     GaborNet,
     ReflectionPad,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
 from monai_dnaprior import objectives, sampling
-from monai_dnaprior.networks import seeded_weights
+from monai_dnaprior.fitting.networks import seeded_weights
 from monai_dnaprior.noise import estimate as noise
 from monai_dnaprior.objectives import (
     IDDP,

@@ -10,14 +10,14 @@ from conftest import GUARDED, SHORT
 from torch import Tensor
 
 from monai_dnaprior import create_denoiser, priors, skip_prior
-from monai_dnaprior.fit import FitResult
+from monai_dnaprior.fitting.batch import Request
+from monai_dnaprior.fitting.fit import FitResult
+from monai_dnaprior.fitting.losses import spectral_fidelity, squared_error, total_variation, variation
+from monai_dnaprior.fitting.networks import SkipNet, fixed_input
 from monai_dnaprior.implicit import WIRE
-from monai_dnaprior.losses import spectral_fidelity, squared_error, total_variation, variation
-from monai_dnaprior.networks import SkipNet, fixed_input
 from monai_dnaprior.noise.metrics import decibels
 from monai_dnaprior.priors import DeepImagePrior, DeepSpectralPrior, DNAPrior
 from monai_dnaprior.skip_prior import sigmoid_range
-from monai_dnaprior.together import Request
 
 pytestmark = GUARDED
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from monai_dnaprior.networks import SkipNet, fixed_input
+from monai_dnaprior.fitting.networks import SkipNet, fixed_input
 from monai_dnaprior.skip_objective import SHIFTS, FreshNoise, ShiftedNoise, SkipNetObjective
 
 DRAWS = [FreshNoise, ShiftedNoise]

@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from monai_dnaprior import together
-from monai_dnaprior.fit import Discrepancy, FitResult
-from monai_dnaprior.networks import SkipNet
-from monai_dnaprior.precision import convolving
+from monai_dnaprior.fitting import batch as together
+from monai_dnaprior.fitting.batch import Ask, Request, fit_together, in_step
+from monai_dnaprior.fitting.devices import convolving
+from monai_dnaprior.fitting.fit import Discrepancy, FitResult
+from monai_dnaprior.fitting.networks import SkipNet
+from monai_dnaprior.fitting.stack import Stack
 from monai_dnaprior.priors import DeepImagePrior, DNAPrior
-from monai_dnaprior.stack import Stack
-from monai_dnaprior.together import Ask, Request, fit_together, in_step
 from monai_dnaprior.volumes import denoise_volume
 
 CPU = torch.device("cpu")

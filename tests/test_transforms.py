@@ -57,7 +57,7 @@ from monai_dnaprior import (
     load_weights,
     save_weights,
 )
-from monai_dnaprior.devices import computing_device
+from monai_dnaprior.fitting.devices import computing_device
 
 STEPS = 10
 METHODS: dict[str, tuple[Callable, Callable]] = {

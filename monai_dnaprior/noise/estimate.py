@@ -174,6 +174,7 @@ def brightness_dependence(noisy: Tensor) -> Tensor:
     Returns:
         (B,); 1 for images with too few blocks to tell.
 
+    >>> from monai_dnaprior.noise.models import add_noise
     >>> image = torch.linspace(0, 1, 128).expand(1, 1, 128, 128)
     >>> [bool(brightness_dependence(add_noise(image, noise)) > DEPENDENT) for noise in ("gaussian:25", "poisson:30")]
     [False, True]

@@ -104,7 +104,7 @@ def fit_each(
 ) -> list[FitResult]:
     """:func:`fit` for noisy images (B, C, H, W) at once, each with rules, and a result, of its own.
 
-    For more than one image the network is a :class:`~monai_dnaprior.stack.Stack`, the objective a
+    For more than one image the network is a :class:`~monai_dnaprior.fitting.stack.Stack`, the objective a
     :class:`JointObjective` that gives a loss for each. An image whose fit ends leaves the others.
     """
     descent = optimizer(network.parameters(), lr=learning_rate)

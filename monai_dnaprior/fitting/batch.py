@@ -23,7 +23,7 @@ Outcome = TypeVar("Outcome")
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """A fit that one image (1, C, H, W) needs; its parts are arguments of :func:`~monai_dnaprior.fit.fit`."""
+    """A fit that one image (1, C, H, W) needs; its parts are arguments of :func:`~monai_dnaprior.fitting.fit.fit`."""
 
     network: nn.Module
     noisy: Tensor
