@@ -18,7 +18,7 @@ from publish import publish
 from monai_dnaprior.cluster import cluster_runner
 from monai_dnaprior.cohort import denoise_all
 from monai_dnaprior.compare import markdown_table, resident_memory
-from monai_dnaprior.scan import Caps
+from monai_dnaprior.files.scan import Caps
 
 SHAPE = (64, 64, 4)
 STEPS = 150

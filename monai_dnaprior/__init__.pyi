@@ -1,9 +1,9 @@
 from . import objectives as objectives
-from . import reader as reader
 from . import training as training
 from . import training_data as training_data
 from . import unet as unet
 from .denoisers import create_denoiser, list_denoisers
+from .files.reader import ScanReader
 from .inferer import DenoisingInferer, DNAPriorInferer, IDDPInferer
 from .method_transforms import (
     DNAPriorDenoise,
@@ -15,7 +15,6 @@ from .method_transforms import (
     IDDPDenoised,
     IDDPDenoiseDict,
 )
-from .reader import ScanReader
 from .transforms import Denoise, DenoiseD, Denoised, DenoiseDict, denoising_records
 from .weights import load_weights, save_weights
 

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from . import __version__
 from .cohort import FAILED, SOME_BAD, denoise_all, exit_code_of
-from .scan import Caps, ScanError
+from .files.scan import Caps, ScanError
 
 DESCRIPTION = "Self-supervised denoising of medical images.\nNot a medical device; keep the original."
 INTERRUPTED, TERMINATED = 130, 143

@@ -11,11 +11,12 @@ import numpy as np
 import torch
 
 from .charts import Curve, chart, number
+from .files.discovery import Source, sources_of
+from .files.names import Outputs, sidecar_of
+from .files.scan import Caps, CorruptScan, Scan
 from .findings import LAGS, LEFT_ALONE, Measures, findings, heading
-from .job import FALLBACK, Outputs, sidecar_of
+from .job import FALLBACK
 from .noise.intensity import PERCENTILES, intensity_range
-from .scan import Caps, CorruptScan, Scan
-from .sources import Source, sources_of
 from .views import BUDGET, MARGIN, MOST, Layout, Scales, Shown, View, inverted, spaced, stride, within_budget
 
 MOST_DOTS = 80  # of a chart over slices; beyond, a line

@@ -14,8 +14,8 @@ from tqdm.auto import tqdm
 
 from .checks import check_whole
 from .cohort import FAILED, Row, Runner, Task, row_of, row_of_error, row_of_rehearsed
-from .rehearsal import rehearse
-from .scan import ScanError
+from .files.preflight import rehearse
+from .files.scan import ScanError
 
 BLOCK = 32  # slices; scans with more are denoised by several workers
 IN_FLIGHT = 2  # scans for each worker that are with the scheduler at once

@@ -13,11 +13,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .bids import describe_dataset, named
-from .disk import write_json
-from .rehearsal import rehearse
-from .scan import Caps, ScanError, UnsupportedScan
-from .sources import Source, find_sources
+from .files.discovery import Source, find_sources
+from .files.disk import write_json
+from .files.names import describe_dataset, named
+from .files.preflight import rehearse
+from .files.scan import Caps, ScanError, UnsupportedScan
 
 if TYPE_CHECKING:
     from .settings import Settings

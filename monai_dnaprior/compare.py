@@ -22,10 +22,10 @@ from tqdm.auto import tqdm
 
 from .denoisers import create_denoiser
 from .figures import Panel, busiest_window, draw_grid, draw_points
+from .files.reader import PICTURE_SUFFIXES, read_picture, read_volume, scan_stem
 from .noise.estimate import estimate_sigma, noise_correlation
 from .noise.metrics import correlation, decibels, similarity
 from .noise.models import add_noise
-from .reader import PICTURE_SUFFIXES, read_picture, read_volume, scan_stem
 
 SAMPLE_EVERY = 0.01  # seconds between looks at the memory in use
 

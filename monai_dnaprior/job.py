@@ -15,15 +15,17 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from . import __version__, bids
-from .disk import hash_of, write_json
+from . import __version__
+from .files import names as bids
+from .files.checkpoint import KeptPart, Partial
+from .files.discovery import OUTPUT_SUFFIXES, Source, find_sources
+from .files.disk import hash_of, write_json
+from .files.names import Outputs, sidecar_of, stem_of, suffix_of
+from .files.preflight import rehearse
+from .files.scan import Scan, UnsupportedScan, same_bits
 from .noise.metrics import correlation
-from .partial import KeptPart, Partial
-from .rehearsal import rehearse
 from .result import Record
-from .scan import Scan, UnsupportedScan, same_bits
 from .settings import Settings
-from .sources import OUTPUT_SUFFIXES, Source, find_sources, stem_of, suffix_of
 from .volumes import Part, check_magnitudes, denoised_parts, slice_count
 
 NOTICE = "Not a medical device; keep the original."
@@ -31,27 +33,6 @@ PACKAGES = ("torch", "monai", "numpy", "nibabel", "pydicom", "SimpleITK")
 SAME_AFFINE = 1e-3  # mm that a mask's voxels may lie elsewhere
 FALLBACK = "non-finite"
 DIGITS = 5  # of the numbers in a trace
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """Where the files of one denoised scan go: their names follow from the image's."""
-
-    image: Path
-    values_suffix: str
-
-    def values(self, what: str) -> Path:
-        """Of the residual, or of the spread."""
-        name = bids.named(stem_of(self.image.name), what)
-        return self.image.with_name(name + self.values_suffix)
-
-    @property
-    def sidecar(self) -> Path:
-        return sidecar_of(self.image)
-
-
-def sidecar_of(image: Path) -> Path:
-    return image.with_name(stem_of(image.name) + ".json")
 
 
 def denoise_source(source: Source, output: Path, settings: Settings, *, progress: bool = False) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from monai.config import KeysCollection
 
-from .disk import hash_of
+from .files.disk import hash_of
 from .transforms import Denoise, Denoised
 from .weights import SHIPPED
 

@@ -12,10 +12,10 @@ import torch
 
 from . import __version__
 from .denoisers import create_denoiser
-from .disk import hash_of
+from .files.disk import hash_of
+from .files.scan import Caps
 from .fitting.devices import computing_device, device_name
 from .result import Denoiser
-from .scan import Caps
 from .volumes import check_slicing
 
 

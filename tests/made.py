@@ -13,7 +13,7 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
-from monai_dnaprior.dicom import tolerant
+from monai_dnaprior.files.dicom import tolerant
 
 PYDICOM_DATA = Path(pydicom.__file__).parent / "data" / "test_files"
 

@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image
 
 from monai_dnaprior.cohort import denoise_all
-from monai_dnaprior.scan import Caps
-from monai_dnaprior.sources import Source, find_sources
+from monai_dnaprior.files.discovery import Source, find_sources
+from monai_dnaprior.files.scan import Caps
 
 
 class Page(HTMLParser):

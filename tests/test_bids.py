@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from monai_dnaprior.__main__ import main
-from monai_dnaprior.bids import named
+from monai_dnaprior.files.names import named
 
 
 def write_dataset(folder: Path) -> None:

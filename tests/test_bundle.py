@@ -18,7 +18,7 @@ from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
 from test_reader import axial, write_series
 
 from monai_dnaprior import DNAPriorDenoise, DNAPriorInferer, ScanReader, create_denoiser, denoising_records
-from monai_dnaprior.reader import find_scans
+from monai_dnaprior.files.reader import find_scans
 
 BUNDLE = Path(__file__).parents[1] / "bundles" / "dnaprior_denoise"
 CONFIG = BUNDLE / "configs" / "inference.json"

@@ -20,9 +20,9 @@ from monai_dnaprior import job
 from monai_dnaprior.__main__ import main
 from monai_dnaprior.cluster import HINT, cluster_runner, denoise_share_of, row_again, row_or_size
 from monai_dnaprior.cohort import Row, Task, denoise_all, exit_code_of, row_of
-from monai_dnaprior.partial import KeptPart
-from monai_dnaprior.scan import Caps, Scan
-from monai_dnaprior.sources import find_sources
+from monai_dnaprior.files.checkpoint import KeptPart
+from monai_dnaprior.files.discovery import find_sources
+from monai_dnaprior.files.scan import Caps, Scan
 from monai_dnaprior.volumes import Part
 
 pytest.importorskip("distributed")

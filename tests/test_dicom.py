@@ -13,9 +13,9 @@ from pydicom import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from monai_dnaprior import __version__
-from monai_dnaprior.derived import derive
-from monai_dnaprior.dicom import group_series, read_dicom, read_header
-from monai_dnaprior.scan import CorruptScan, UnsupportedScan
+from monai_dnaprior.files.derived_dicom import derive
+from monai_dnaprior.files.dicom import group_series, read_dicom, read_header
+from monai_dnaprior.files.scan import CorruptScan, UnsupportedScan
 
 SHIPPED = Path(pydicom.__file__).parent / "data" / "test_files"
 PROVENANCE = {"description": "denoised with tv", "configuration": "{}", "version": __version__}

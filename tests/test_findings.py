@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 from monai_dnaprior.charts import Curve, chart
+from monai_dnaprior.files.discovery import find_sources
+from monai_dnaprior.files.scan import Caps
 from monai_dnaprior.findings import Measures, findings, listed, touched
-from monai_dnaprior.scan import Caps
-from monai_dnaprior.sources import find_sources
 from monai_dnaprior.views import BUDGET, LARGEST_SIDE, Layout, Scales, Shown, View, picture, spaced, within_budget
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from conftest import NIBABEL_DATA
 
-from monai_dnaprior import rehearsal
-from monai_dnaprior.rehearsal import rehearse
-from monai_dnaprior.scan import Caps, CorruptScan
-from monai_dnaprior.sources import Source, find_sources
+from monai_dnaprior.files import preflight as rehearsal
+from monai_dnaprior.files.discovery import Source, find_sources
+from monai_dnaprior.files.preflight import rehearse
+from monai_dnaprior.files.scan import Caps, CorruptScan
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_modules_of_the_working_directory_are_not_imported(
 @pytest.mark.parametrize(("megabytes", "fits"), [(20, True), (400, False)])
 def test_memory_is_limited(megabytes: int, fits: bool) -> None:
     program = f"""
-from monai_dnaprior.rehearsal import limit_memory
+from monai_dnaprior.files.preflight import limit_memory
 limit_memory(200 * 2**20)
 try:
     bytearray({megabytes} * 2**20)

@@ -25,7 +25,7 @@ from test_reader import axial, write_series
 from torch import Tensor
 
 from monai_dnaprior import IDDPDenoise, load_weights
-from monai_dnaprior.disk import hash_of
+from monai_dnaprior.files.disk import hash_of
 from monai_dnaprior.fitting.devices import PRECISIONS
 from monai_dnaprior.noise.models import add_noise
 from monai_dnaprior.objectives import Noise2Void, create_objective

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from monai_dnaprior import IDDPDenoise, IDDPDenoised, load_weights, save_weights
-from monai_dnaprior.disk import hash_of
+from monai_dnaprior.files.disk import hash_of
 from monai_dnaprior.objectives import Blind2Unblind, CyclicVariateFunction, create_objective
 from monai_dnaprior.trained import Trained, limited
 from monai_dnaprior.unet import DenoisingUNet
@@ -61,7 +61,7 @@ def test_a_write_that_fails_leaves_the_old_file(weights: Path, monkeypatch: pyte
     def fail(handle: int) -> None:
         raise OSError("no space left")
 
-    monkeypatch.setattr("monai_dnaprior.disk.os.fsync", fail)
+    monkeypatch.setattr("monai_dnaprior.files.disk.os.fsync", fail)
     with pytest.raises(OSError, match="no space left"):
         save_weights(weights, untrained())
     assert weights.read_bytes() == before

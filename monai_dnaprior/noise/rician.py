@@ -40,7 +40,7 @@ def without_rician_bias(noisy: Tensor, denoised: Tensor) -> tuple[Tensor, list[f
 
     Departures: sigma is from one image, where the source has it from the deviation at every pixel.
 
-    >>> from monai_dnaprior.noise.estimate import add_noise
+    >>> from monai_dnaprior.noise.models import add_noise
     >>> noisy = add_noise(torch.full((1, 1, 256, 256), 0.3), "rician:51", seed=0)
     >>> signal, sigmas = without_rician_bias(noisy, noisy.mean().expand(noisy.shape))
     >>> round(noisy.mean().item(), 2), round(signal.mean().item(), 2), round(sigmas[0], 2)

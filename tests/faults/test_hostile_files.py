@@ -19,9 +19,9 @@ from command import assert_refused, run
 from made import edited, shipped, with_frame
 
 from monai_dnaprior.__main__ import main
-from monai_dnaprior.itk import read_itk
-from monai_dnaprior.nifti import read_nifti
-from monai_dnaprior.scan import Caps, CorruptScan, ScanError
+from monai_dnaprior.files.itk import read_itk
+from monai_dnaprior.files.nifti import read_nifti
+from monai_dnaprior.files.scan import Caps, CorruptScan, ScanError
 
 MEBIBYTE = 2**20
 SIDE = 65535

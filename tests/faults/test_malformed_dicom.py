@@ -13,10 +13,10 @@ from command import FULL, GIGABYTE, assert_refused, run, tries
 from made import edited, shipped, with_frame
 from pydicom.uid import RTStructureSetStorage, generate_uid
 
-from monai_dnaprior.dicom import read_dicom
-from monai_dnaprior.rehearsal import rehearse
-from monai_dnaprior.scan import Caps, ScanError
-from monai_dnaprior.sources import find_sources
+from monai_dnaprior.files.dicom import read_dicom
+from monai_dnaprior.files.discovery import find_sources
+from monai_dnaprior.files.preflight import rehearse
+from monai_dnaprior.files.scan import Caps, ScanError
 
 UNSUPPORTED, CORRUPT = 2, 4
 PREFIX = 132  # bytes: the preamble and DICM

@@ -10,8 +10,8 @@ import pytest
 import SimpleITK
 from command import assert_refused, run, tries
 
-from monai_dnaprior.itk import read_itk
-from monai_dnaprior.scan import CorruptScan
+from monai_dnaprior.files.itk import read_itk
+from monai_dnaprior.files.scan import CorruptScan
 
 VOXELS = np.random.default_rng(0).integers(0, 3000, (5, 14, 12)).astype(np.int16)
 HEADER_ENDS = {".nrrd": b"\n\n", ".mha": b"LOCAL\n", ".png": b"IHDR"}

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from command import assert_refused, run
 
-from monai_dnaprior.nifti import read_nifti
-from monai_dnaprior.scan import ScanError
+from monai_dnaprior.files.nifti import read_nifti
+from monai_dnaprior.files.scan import ScanError
 
 SHAPE = (12, 14, 5)
 AFFINE = np.array([[-2.0, 0.1, 0, 30], [0.1, 1.5, 0.2, -20], [0, -0.2, 3.0, 5], [0, 0, 0, 1]])

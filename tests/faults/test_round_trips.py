@@ -15,9 +15,9 @@ from conftest import NIBABEL_DATA
 from made import axial, write_series
 
 from monai_dnaprior.cohort import Row, denoise_all
-from monai_dnaprior.dicom import read_dicom
-from monai_dnaprior.nifti import read_nifti
-from monai_dnaprior.scan import Caps, Scan
+from monai_dnaprior.files.dicom import read_dicom
+from monai_dnaprior.files.nifti import read_nifti
+from monai_dnaprior.files.scan import Caps, Scan
 
 TILTED = (1.0, 0.0, 0.0, 0.0, 0.9, -0.4358898943540674)
 SAGITTAL = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)

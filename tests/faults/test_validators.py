@@ -18,7 +18,7 @@ from made import write_series
 
 from monai_dnaprior.__main__ import main
 from monai_dnaprior.cohort import denoise_all
-from monai_dnaprior.scan import Caps
+from monai_dnaprior.files.scan import Caps
 
 SHIPPED = Path(pydicom.__file__).parent / "data" / "test_files"
 SOURCES: dict[str, tuple[str, ...]] = {

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import dicom, itk, nifti
-from .bids import named
+from .names import SUFFIXES, named, stem_of, suffix_of
 from .scan import Caps, Scan, ScanError, UnsupportedScan
 
 READERS: dict[str, Callable[[tuple[Path, ...], Caps], Scan]] = {
@@ -18,7 +18,6 @@ READERS: dict[str, Callable[[tuple[Path, ...], Caps], Scan]] = {
     "ITK": lambda files, caps: itk.read_itk(files[0], caps),
 }
 OUTPUT_SUFFIXES = {"NIfTI": nifti.SUFFIXES, "DICOM": (".dcm",), "ITK": itk.SUFFIXES}
-SUFFIXES = (*nifti.SUFFIXES, *itk.SUFFIXES, ".dcm")
 
 
 @dataclass(frozen=True)
@@ -106,17 +105,3 @@ def kind_of(path: Path) -> str | None:
     if name.endswith(itk.SUFFIXES):
         return "ITK"
     return "DICOM" if dicom.is_dicom(path) else None
-
-
-def suffix_of(name: str) -> str:
-    """The suffix that says what a file is; none if there is no such."""
-    return next((suffix for suffix in sorted(SUFFIXES, key=len, reverse=True) if name.lower().endswith(suffix)), "")
-
-
-def stem_of(name: str) -> str:
-    """The name of a file without the suffix that says what it is.
-
-    >>> stem_of("1.2.840.nii.gz")
-    '1.2.840'
-    """
-    return name[: len(name) - len(suffix_of(name))]

@@ -1,15 +1,34 @@
-"""Names and descriptions of derivatives, as BIDS has them where that is how the scans are named."""
+"""Names of files: what suffixes say, and what outputs are called, as BIDS has it where that is how scans are named."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import __version__
+from .. import __version__
+from . import itk, nifti
 from .disk import write_json, write_whole
+
+SUFFIXES = (*nifti.SUFFIXES, *itk.SUFFIXES, ".dcm")
+
+
+def suffix_of(name: str) -> str:
+    """The suffix that says what a file is; none if there is no such."""
+    return next((suffix for suffix in sorted(SUFFIXES, key=len, reverse=True) if name.lower().endswith(suffix)), "")
+
+
+def stem_of(name: str) -> str:
+    """The name of a file without the suffix that says what it is.
+
+    >>> stem_of("1.2.840.nii.gz")
+    '1.2.840'
+    """
+    return name[: len(name) - len(suffix_of(name))]
+
 
 NAME = re.compile(r"(sub-[A-Za-z0-9]+(?:_[a-z]+-[A-Za-z0-9]+)*?)(?:_desc-[A-Za-z0-9]+)?(_[A-Za-z0-9]+)")
 DESCRIPTION = "dataset_description.json"
@@ -57,3 +76,24 @@ def describe_dataset(source: Path, output: Path) -> None:
     output.mkdir(parents=True, exist_ok=True)
     write_json(output / DESCRIPTION, derivative)
     write_whole(output / ".bidsignore", ("\n".join(IGNORED) + "\n").encode())
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where the files of one denoised scan go: their names follow from the image's."""
+
+    image: Path
+    values_suffix: str
+
+    def values(self, what: str) -> Path:
+        """Of the residual, or of the spread."""
+        name = named(stem_of(self.image.name), what)
+        return self.image.with_name(name + self.values_suffix)
+
+    @property
+    def sidecar(self) -> Path:
+        return sidecar_of(self.image)
+
+
+def sidecar_of(image: Path) -> Path:
+    return image.with_name(stem_of(image.name) + ".json")

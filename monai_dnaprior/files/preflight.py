@@ -11,8 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from .discovery import Source
 from .scan import Caps, CorruptScan, ScanError, UnsupportedScan, same_bits
-from .sources import Source
 
 try:
     import resource
@@ -51,8 +51,8 @@ def rehearse(source: Source, caps: Caps, *, timeout: float | None = None) -> tup
         "kind": source.kind, "files": [str(file.absolute()) for file in source.files], "stem": source.stem,
         "suffix": source.suffix, "caps": asdict(caps),
     }  # fmt: skip
-    command = [sys.executable, "-m", "monai_dnaprior.rehearsal"]
-    packages = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = [sys.executable, "-m", "monai_dnaprior.files.preflight"]
+    packages = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {**os.environ, "PYTHONPATH": packages}
     with tempfile.TemporaryDirectory(prefix="monai-dnaprior-") as folder:
         seconds = timeout or TIMEOUT + SECONDS_A_BYTE * size

@@ -47,7 +47,8 @@ class Caps:
 
     >>> Caps(size=1000).admit("scan.nii", decoded=2000, encoded=500, pixels=100)
     Traceback (most recent call last):
-    monai_dnaprior.scan.CorruptScan: scan.nii: 2000 bytes of voxels are more than the cap of 1000; raise --max-bytes
+    monai_dnaprior.files.scan.CorruptScan: scan.nii: 2000 bytes of voxels are more than the cap of 1000; raise
+    --max-bytes
     """
 
     size: int = 4 * 2**30

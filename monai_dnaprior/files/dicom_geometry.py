@@ -1,0 +1,80 @@
+"""Where the slices of a DICOM series lie: orientation, order, affine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from pydicom import Dataset
+
+from .scan import CorruptScan, ras_affine
+
+SPACING_TOLERANCE = 0.01  # of the mean distance between slices
+TILT_TOLERANCE = 1e-3  # sine of the angle between the way from slice to slice and their normal
+FLAT = np.array([1.0, 0, 0, 0, 1, 0])  # orientation where none is given
+
+
+def orientation_of(header: Dataset) -> np.ndarray:
+    """The directions of rows and columns (LPS), six numbers."""
+    return FLAT if (numbers := numbers_of(header, "ImageOrientationPatient", 6)) is None else numbers
+
+
+def normal_of(header: Dataset) -> np.ndarray:
+    rows, columns = np.split(orientation_of(header), 2)
+    return np.cross(rows, columns)
+
+
+def numbers_of(header: Dataset, keyword: str, count: int) -> np.ndarray | None:
+    """So many finite numbers; None if there are none at all."""
+    values = header.get(keyword)
+    if values is None or values == "":
+        return None
+    try:
+        numbers = np.array([float(value) for value in values])
+    except (TypeError, ValueError):
+        numbers = np.array([])
+    if len(numbers) != count or not np.isfinite(numbers).all():
+        raise CorruptScan(header.filename, f"has an {keyword} that is not {count} numbers")
+    return numbers
+
+
+def sorted_along_normal(
+    folder: Path, headers: dict[Path, Dataset]
+) -> tuple[list[Path], np.ndarray | None, tuple[str, ...]]:
+    """The files in order, the vector from each slice to the next (LPS, mm), and what is unusual about it.
+
+    Files without a position, and several at one position (echoes, time points), are told apart by their instance
+    number.
+    """
+    normal = normal_of(next(iter(headers.values())))
+    positions = {path: numbers_of(header, "ImagePositionPatient", 3) for path, header in headers.items()}
+    placed = all(position is not None for position in positions.values())
+    keys = {
+        path: (round(float(positions[path] @ normal), 3) if placed else 0.0, int(header.get("InstanceNumber") or 0))
+        for path, header in headers.items()
+    }
+    if len(set(keys.values())) < len(keys):
+        raise CorruptScan(folder, "has two slices of one position and instance number; give a folder for each series")
+    paths = sorted(headers, key=lambda path: keys[path])
+    if len(paths) == 1 or not placed:
+        return paths, None, ()
+    places = np.array([positions[path] for path in paths])
+    step = (places[-1] - places[0]) / (len(paths) - 1)
+    distances = np.diff(places @ normal)
+    cautions = []
+    if np.ptp(distances) > SPACING_TOLERANCE * np.abs(distances).mean():
+        cautions.append(f"slices are {distances.min():.3f} to {distances.max():.3f} mm apart")
+    length = float(np.linalg.norm(step))
+    if length > 0 and np.linalg.norm(np.cross(step, normal)) > TILT_TOLERANCE * length:
+        cautions.append("slices are not stacked along their normal (gantry tilt)")
+    return paths, step if length > 0 else None, tuple(cautions)
+
+
+def affine_of(header: Dataset, step: np.ndarray | None) -> np.ndarray | None:
+    """From voxel (column, row, slice) to millimetres, RAS; None without position or spacing."""
+    origin, spacing = numbers_of(header, "ImagePositionPatient", 3), numbers_of(header, "PixelSpacing", 2)
+    if origin is None or spacing is None:
+        return None
+    rows, columns = np.split(orientation_of(header), 2)
+    across = normal_of(header) * float(header.get("SliceThickness") or 1) if step is None else step
+    return ras_affine(np.stack([rows * spacing[1], columns * spacing[0], across], 1), origin)
