@@ -20,10 +20,16 @@ from torch import Tensor
 
 from monai_dnaprior.compare import Case, compare, load_cases, markdown_table
 from monai_dnaprior.noise.models import add_noise
-from monai_dnaprior.objectives import OBJECTIVES, create_objective
-from monai_dnaprior.training import Checkpoints, DenoisingTrainer, TrainingLog, WeightsSaver, plateau_then_linear
-from monai_dnaprior.training_data import EpochSampler, NoisyCrops, clean_middle, held_back, load_images
-from monai_dnaprior.unet import DenoisingUNet
+from monai_dnaprior.training.data import EpochSampler, NoisyCrops, clean_middle, held_back, load_images
+from monai_dnaprior.training.objectives import OBJECTIVES, create_objective
+from monai_dnaprior.training.trainer import (
+    Checkpoints,
+    DenoisingTrainer,
+    TrainingLog,
+    WeightsSaver,
+    plateau_then_linear,
+)
+from monai_dnaprior.training.unet import DenoisingUNet
 
 NOISE = ["gaussian:0:50", "speckle:0:0.2", "poisson:5:50"]
 ROWS = ("gaussian:25:25", "gaussian:0:50", "speckle:0.1:0.1", "speckle:0:0.2", "poisson:30:30", "poisson:5:50")

@@ -1,7 +1,3 @@
-from . import objectives as objectives
-from . import training as training
-from . import training_data as training_data
-from . import unet as unet
 from .denoisers import create_denoiser, list_denoisers
 from .files.reader import ScanReader
 from .inferer import DenoisingInferer, DNAPriorInferer, IDDPInferer
@@ -15,8 +11,10 @@ from .method_transforms import (
     IDDPDenoised,
     IDDPDenoiseDict,
 )
+from .training import objectives as objectives
+from .training import unet as unet
+from .training.weights import load_weights, save_weights
 from .transforms import Denoise, DenoiseD, Denoised, DenoiseDict, denoising_records
-from .weights import load_weights, save_weights
 
 __version__: str
 

@@ -8,8 +8,8 @@ import torch
 from monai.config import KeysCollection
 
 from .files.disk import hash_of
+from .training.weights import SHIPPED
 from .transforms import Denoise, Denoised
-from .weights import SHIPPED
 
 
 class DNAPriorDenoise(Denoise):
@@ -133,7 +133,8 @@ class IDDPDenoise(Denoise):
     noise come out bit-identical.
 
     Args:
-        weights: a file that :func:`~monai_dnaprior.weights.save_weights` wrote; None for those that are shipped.
+        weights: a file that :func:`~monai_dnaprior.training.weights.save_weights` wrote; None for those that are
+        shipped.
         sha256: what the file's SHA-256 must be; None takes the one that it has now. A file that has another one when an
             image is denoised is refused.
         tile: larger slices are denoised in overlapping tiles of this side, in bounded memory.
@@ -143,7 +144,7 @@ class IDDPDenoise(Denoise):
             place it.
 
     Source: Lin et al., "Self-supervised image denoising using implicit deep denoiser prior", AAAI 2023,
-    doi:10.1609/aaai.v37i2.25245; what departs from it is said in :class:`~monai_dnaprior.objectives.IDDP` and
+    doi:10.1609/aaai.v37i2.25245; what departs from it is said in :class:`~monai_dnaprior.training.objectives.IDDP` and
     :class:`~monai_dnaprior.trained.Trained`.
 
     >>> noisy = torch.rand(1, 32, 32, 2, generator=torch.Generator().manual_seed(0))

@@ -18,11 +18,11 @@ from .fitting.threads import side_by_side
 from .fitting.tiles import in_tiles
 from .gates import treated
 from .noise.estimate import CORRELATED, NoiseKind, local_mean, local_noise, varying_pixels
-from .objectives import Objective
 from .refinement import cosines, refine
 from .result import Record, Result, check_noisy
-from .unet import DenoisingUNet
-from .weights import SHIPPED, TrainedNetwork, load_weights
+from .training.objectives import Objective
+from .training.unet import DenoisingUNet
+from .training.weights import SHIPPED, TrainedNetwork, load_weights
 
 SURROUNDINGS = 33  # side of the window over which the noise around a pixel is measured
 WINDOW = 9  # side of the one over which what is removed is compared with it
@@ -38,8 +38,8 @@ class Trained:
     then differences), in which the image is most of one channel and noise is white in all.
 
     Args:
-        weights: a file that :func:`~monai_dnaprior.weights.save_weights` wrote; None for those of IDDP that are shipped
-            with the package.
+        weights: a file that :func:`~monai_dnaprior.training.weights.save_weights` wrote; None for those of IDDP that
+            are shipped with the package.
         sha256: what the file's SHA-256 must be, if it is known.
         tile: images with a longer side are denoised in square tiles of this side, which overlap by a quarter and are
             blended, so that the memory needed does not grow with the image.

@@ -13,10 +13,11 @@ from conftest import GUARDED
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
-from monai_dnaprior import objectives, sampling
 from monai_dnaprior.fitting.networks import seeded_weights
 from monai_dnaprior.noise import estimate as noise
-from monai_dnaprior.objectives import (
+from monai_dnaprior.training import masking as sampling
+from monai_dnaprior.training import objectives
+from monai_dnaprior.training.objectives import (
     IDDP,
     OBJECTIVES,
     Blind2Unblind,
@@ -27,7 +28,7 @@ from monai_dnaprior.objectives import (
     Supervised,
     create_objective,
 )
-from monai_dnaprior.unet import DenoisingUNet
+from monai_dnaprior.training.unet import DenoisingUNet
 
 pytestmark = GUARDED
 

@@ -28,8 +28,9 @@ from monai_dnaprior import IDDPDenoise, load_weights
 from monai_dnaprior.files.disk import hash_of
 from monai_dnaprior.fitting.devices import PRECISIONS
 from monai_dnaprior.noise.models import add_noise
-from monai_dnaprior.objectives import Noise2Void, create_objective
-from monai_dnaprior.training import (
+from monai_dnaprior.training.data import EpochSampler, NoisyCrops, at_half_size, held_back, load_images, noisy_pairs
+from monai_dnaprior.training.objectives import Noise2Void, create_objective
+from monai_dnaprior.training.trainer import (
     Checkpoints,
     DenoisingTrainer,
     TrainingLog,
@@ -37,9 +38,8 @@ from monai_dnaprior.training import (
     latest_checkpoint,
     plateau_then_linear,
 )
-from monai_dnaprior.training_data import EpochSampler, NoisyCrops, at_half_size, held_back, load_images, noisy_pairs
-from monai_dnaprior.unet import DenoisingUNet
-from monai_dnaprior.weights import SHIPPED
+from monai_dnaprior.training.unet import DenoisingUNet
+from monai_dnaprior.training.weights import SHIPPED
 
 BUNDLE = Path(__file__).parents[1] / "bundles" / "iddp_denoise"
 SHORT = ["--epochs", "4", "--steps_per_epoch", "5", "--side", "32", "--held_back", "3", "--features", "[4, 8]"]

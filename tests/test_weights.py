@@ -15,10 +15,10 @@ from torch import Tensor
 
 from monai_dnaprior import IDDPDenoise, IDDPDenoised, load_weights, save_weights
 from monai_dnaprior.files.disk import hash_of
-from monai_dnaprior.objectives import Blind2Unblind, CyclicVariateFunction, create_objective
 from monai_dnaprior.trained import Trained, limited
-from monai_dnaprior.unet import DenoisingUNet
-from monai_dnaprior.weights import SHIPPED, TrainedNetwork
+from monai_dnaprior.training.objectives import Blind2Unblind, CyclicVariateFunction, create_objective
+from monai_dnaprior.training.unet import DenoisingUNet
+from monai_dnaprior.training.weights import SHIPPED, TrainedNetwork
 
 pytestmark = GUARDED
 

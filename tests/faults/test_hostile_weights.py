@@ -20,7 +20,7 @@ from safetensors.torch import save
 
 from monai_dnaprior.__main__ import main
 from monai_dnaprior.settings import Settings
-from monai_dnaprior.weights import SHIPPED
+from monai_dnaprior.training.weights import SHIPPED
 
 MARKER = "executed"
 

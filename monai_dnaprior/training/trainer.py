@@ -21,11 +21,11 @@ from monai.utils import CommonKeys
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from .figures import Panel, busiest_window, draw_grid
-from .fitting.devices import check_precision, convolving
-from .noise.metrics import decibels
+from ..figures import Panel, busiest_window, draw_grid
+from ..fitting.devices import check_precision, convolving
+from ..noise.metrics import decibels
+from .data import SEED_OF_NUMBER
 from .objectives import Objective
-from .training_data import SEED_OF_NUMBER
 from .unet import DenoisingUNet
 from .weights import TrainedNetwork, load_weights, save_weights
 

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from .files.disk import hash_of, write_whole
+from ..files.disk import hash_of, write_whole
 from .objectives import OBJECTIVES, Objective, create_objective
 from .unet import DenoisingUNet
 

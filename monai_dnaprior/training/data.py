@@ -15,10 +15,10 @@ from torch.nn.functional import avg_pool2d
 from torch.utils.data import Dataset, DistributedSampler
 from tqdm.auto import tqdm
 
-from .checks import check_whole
-from .files.reader import PICTURE_SUFFIXES, all_scans, read_picture, read_volume
-from .noise.intensity import intensity_range
-from .noise.models import NOISES, add_noise
+from ..checks import check_whole
+from ..files.reader import PICTURE_SUFFIXES, all_scans, read_picture, read_volume
+from ..noise.intensity import intensity_range
+from ..noise.models import NOISES, add_noise
 
 SEED_OF_NUMBER = 1_000_003  # a prime: the seeds of two trainings' crops do not follow each other
 

@@ -10,8 +10,8 @@ from monai.networks.nets import UNet
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from .checks import check_whole
-from .fitting.networks import seeded_weights
+from ..checks import check_whole
+from ..fitting.networks import seeded_weights
 
 LEAKY = ("LeakyReLU", {"negative_slope": 0.1, "inplace": True})
 

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from .checks import check_not_negative, check_part, check_whole, is_number
-from .noise.estimate import averaging_filter
-from .sampling import blind, neighbour_pairs, neighbours, subimage
+from ..checks import check_not_negative, check_part, check_whole, is_number
+from ..noise.estimate import averaging_filter
+from .masking import blind, neighbour_pairs, neighbours, subimage
 
 Network = Callable[[Tensor], Tensor]
 WINDOW = 7  # side of the windows in which CVF-SID looks for mean and deviation
