@@ -11,11 +11,11 @@ from publish import publish
 from table1 import CROPS, make_case
 
 from monai_dnaprior.compare import Case, markdown_table
-from monai_dnaprior.denoisers import create_denoiser
+from monai_dnaprior.denoisers.dnaprior import TV_WEIGHT_PER_SIGMA, DNAPrior
+from monai_dnaprior.denoisers.nonlocal_bayes import refine
+from monai_dnaprior.denoisers.registry import create_denoiser
 from monai_dnaprior.noise.estimate import estimate_sigma
 from monai_dnaprior.noise.metrics import decibels
-from monai_dnaprior.priors import TV_WEIGHT_PER_SIGMA, DNAPrior
-from monai_dnaprior.refinement import refine
 
 SIGMA = 25
 VARIANTS = {

@@ -19,11 +19,12 @@ from publish import publish
 from torch import Tensor
 
 from monai_dnaprior.compare import markdown_table
+from monai_dnaprior.denoisers.dip import DeepImagePrior
+from monai_dnaprior.denoisers.dnaprior import DNAPrior
+from monai_dnaprior.denoisers.result import Result
 from monai_dnaprior.fitting.devices import PRECISIONS
 from monai_dnaprior.noise.metrics import decibels
 from monai_dnaprior.noise.models import add_noise
-from monai_dnaprior.priors import DeepImagePrior, DNAPrior
-from monai_dnaprior.result import Result
 from monai_dnaprior.volumes import denoise_volume, denoised_parts
 
 PRESETS = ("fast", "default", "best")

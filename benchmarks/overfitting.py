@@ -16,11 +16,11 @@ from table1 import CROPS, SIGMAS, WIDE, make_case, method
 from torch import Tensor
 
 from monai_dnaprior.compare import Case, markdown_table
-from monai_dnaprior.denoisers import create_denoiser
+from monai_dnaprior.denoisers.per_image import PerImageFit
+from monai_dnaprior.denoisers.registry import create_denoiser
 from monai_dnaprior.fitting.devices import PRECISIONS
 from monai_dnaprior.fitting.fit import CHECK_EVERY, MovingVariance
 from monai_dnaprior.noise.metrics import decibels
-from monai_dnaprior.per_image import PerImageFit
 
 PATIENCE = 40  # looks
 METHODS = "dip,dip-tv,dna-prior-paper,wire,ds-n2n,self2self"

@@ -10,7 +10,7 @@ from publish import publish
 from table1 import CROPS, HELD_OUT, SIGMAS, Crops, make_case
 
 from monai_dnaprior.compare import markdown_table
-from monai_dnaprior.denoisers import create_denoiser
+from monai_dnaprior.denoisers.registry import create_denoiser
 from monai_dnaprior.noise.metrics import decibels
 from monai_dnaprior.noise.models import add_noise
 from monai_dnaprior.volumes import denoise_volume

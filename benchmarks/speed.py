@@ -19,12 +19,13 @@ from skimage.io import imread
 from torch import Tensor, nn
 
 from monai_dnaprior.compare import markdown_table, peak_memory
+from monai_dnaprior.denoisers.dip import DeepImagePrior
+from monai_dnaprior.denoisers.dnaprior import DNAPrior
+from monai_dnaprior.denoisers.skip_prior import SkipNetPrior
 from monai_dnaprior.fitting.devices import PRECISIONS, convolving
 from monai_dnaprior.fitting.threads import single_threaded_pool
 from monai_dnaprior.noise.metrics import decibels
 from monai_dnaprior.noise.models import add_noise
-from monai_dnaprior.priors import DeepImagePrior, DNAPrior
-from monai_dnaprior.skip_prior import SkipNetPrior
 
 IMAGE = "mri/pgbm002_t2_a.png"
 SIDE = 256

@@ -13,11 +13,11 @@ from table1 import make_case
 
 from monai_dnaprior import load_weights
 from monai_dnaprior.compare import markdown_table
+from monai_dnaprior.denoisers.dnaprior import DNAPrior
+from monai_dnaprior.denoisers.nonlocal_bayes import refine
 from monai_dnaprior.fitting.losses import spectral_fidelity, total_variation
 from monai_dnaprior.noise.estimate import estimate_sigma
 from monai_dnaprior.noise.metrics import decibels
-from monai_dnaprior.priors import DNAPrior
-from monai_dnaprior.refinement import refine
 
 MODALITIES = ("microscopy", "mri", "pet", "ct", "ultrasound")
 SIGMAS = (25, 50)

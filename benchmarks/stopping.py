@@ -14,9 +14,9 @@ from table1 import CROPS, SIGMAS, make_case
 from torch import Tensor
 
 from monai_dnaprior.compare import markdown_table
+from monai_dnaprior.denoisers.dnaprior import DNAPrior
 from monai_dnaprior.fitting.fit import StoppingRule
 from monai_dnaprior.noise.metrics import decibels
-from monai_dnaprior.priors import DNAPrior
 
 EVERY = 50
 

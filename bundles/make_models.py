@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from monai_dnaprior.priors import DNAPrior
+from monai_dnaprior.denoisers.dnaprior import DNAPrior
 from monai_dnaprior.training.weights import load_weights
 
 BUNDLES = Path(__file__).parent

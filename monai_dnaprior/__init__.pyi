@@ -1,4 +1,4 @@
-from .denoisers import create_denoiser, list_denoisers
+from .denoisers.registry import create_denoiser, list_denoisers
 from .files.reader import ScanReader
 from .inferer import DenoisingInferer, DNAPriorInferer, IDDPInferer
 from .method_transforms import (

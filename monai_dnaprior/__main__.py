@@ -168,7 +168,7 @@ def add_compare(parser: argparse.ArgumentParser) -> None:
 
 def run_compare(options: argparse.Namespace) -> int:
     from .compare import compare, load_cases
-    from .denoisers import list_denoisers
+    from .denoisers.registry import list_denoisers
     from .fitting.devices import computing_device, device_name
 
     budget = {} if options.steps is None else {"steps": options.steps}
@@ -218,7 +218,7 @@ def run_report(options: argparse.Namespace) -> int:
 
 
 def run_methods(options: argparse.Namespace) -> int:
-    from .denoisers import list_denoisers
+    from .denoisers.registry import list_denoisers
 
     print("\n".join(list_denoisers()))
     return 0

@@ -20,7 +20,7 @@ from monai.transforms import Orientation
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .denoisers import create_denoiser
+from .denoisers.registry import create_denoiser
 from .figures import Panel, busiest_window, draw_grid, draw_points
 from .files.reader import PICTURE_SUFFIXES, read_picture, read_volume, scan_stem
 from .noise.estimate import estimate_sigma, noise_correlation
@@ -159,7 +159,7 @@ def compare(
 
     Args:
         cases: see :func:`load_cases`.
-        methods: label to (name, options) of :func:`~monai_dnaprior.denoisers.create_denoiser`.
+        methods: label to (name, options) of :func:`~monai_dnaprior.denoisers.registry.create_denoiser`.
         output: folder.
         device: where the methods compute.
         progress: show a progress bar.

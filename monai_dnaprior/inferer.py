@@ -13,9 +13,9 @@ from monai.data import MetaTensor
 from monai.inferers import Inferer
 from monai.utils import convert_to_dst_type
 
-from .priors import DNAPrior
-from .result import Record, Result
-from .trained import Trained
+from .denoisers.dnaprior import DNAPrior
+from .denoisers.result import Record, Result
+from .denoisers.trained import Trained
 from .transforms import RECORDS_KEY, records_text
 from .volumes import check_slicing, denoise_volume
 
@@ -73,7 +73,7 @@ class DNAPriorInferer(DenoisingInferer):
     :class:`~monai_dnaprior.method_transforms.DNAPriorDenoise`, bit for bit.
 
     Args:
-        denoiser: a :class:`~monai_dnaprior.priors.DNAPrior`, or None for its default preset.
+        denoiser: a :class:`~monai_dnaprior.denoisers.dnaprior.DNAPrior`, or None for its default preset.
         slicing: see :class:`DenoisingInferer`.
 
     >>> denoiser = DNAPrior(steps=10, width=8)
@@ -93,7 +93,7 @@ class IDDPInferer(DenoisingInferer):
     :class:`~monai_dnaprior.method_transforms.IDDPDenoise`, bit for bit.
 
     Args:
-        denoiser: a :class:`~monai_dnaprior.trained.Trained`, or None for one with its defaults.
+        denoiser: a :class:`~monai_dnaprior.denoisers.trained.Trained`, or None for one with its defaults.
         slicing: see :class:`DenoisingInferer`.
 
     >>> volume = torch.rand(1, 1, 32, 32, 2, generator=torch.Generator().manual_seed(0))

@@ -16,6 +16,7 @@ import torch
 from tqdm.auto import tqdm
 
 from . import __version__
+from .denoisers.result import Record
 from .files import names as bids
 from .files.checkpoint import KeptPart, Partial
 from .files.discovery import OUTPUT_SUFFIXES, Source, find_sources
@@ -24,7 +25,6 @@ from .files.names import Outputs, sidecar_of, stem_of, suffix_of
 from .files.preflight import rehearse
 from .files.scan import Scan, UnsupportedScan, same_bits
 from .noise.metrics import correlation
-from .result import Record
 from .settings import Settings
 from .volumes import Part, check_magnitudes, denoised_parts, slice_count
 

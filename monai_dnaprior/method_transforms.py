@@ -29,7 +29,7 @@ class DNAPriorDenoise(Denoise):
             place it.
 
     Source: Cheng et al., "DNA-Prior: Unsupervised Denoise Anything via Dual-Domain Prior", 2025; what departs from
-    the paper is said in :class:`~monai_dnaprior.priors.DNAPrior`.
+    the paper is said in :class:`~monai_dnaprior.denoisers.dnaprior.DNAPrior`.
 
     >>> noisy = torch.rand(1, 32, 32, 2, generator=torch.Generator().manual_seed(0))
     >>> DNAPriorDenoise(steps=10)(noisy).shape
@@ -145,7 +145,7 @@ class IDDPDenoise(Denoise):
 
     Source: Lin et al., "Self-supervised image denoising using implicit deep denoiser prior", AAAI 2023,
     doi:10.1609/aaai.v37i2.25245; what departs from it is said in :class:`~monai_dnaprior.training.objectives.IDDP` and
-    :class:`~monai_dnaprior.trained.Trained`.
+    :class:`~monai_dnaprior.denoisers.trained.Trained`.
 
     >>> noisy = torch.rand(1, 32, 32, 2, generator=torch.Generator().manual_seed(0))
     >>> IDDPDenoise()(noisy).shape

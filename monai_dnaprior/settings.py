@@ -11,11 +11,11 @@ from typing import Any
 import torch
 
 from . import __version__
-from .denoisers import create_denoiser
+from .denoisers.registry import create_denoiser
+from .denoisers.result import Denoiser
 from .files.disk import hash_of
 from .files.scan import Caps
 from .fitting.devices import computing_device, device_name
-from .result import Denoiser
 from .volumes import check_slicing
 
 
@@ -24,7 +24,7 @@ class Settings:
     """How scans are denoised.
 
     Args:
-        method, options: see :func:`~monai_dnaprior.denoisers.create_denoiser`.
+        method, options: see :func:`~monai_dnaprior.denoisers.registry.create_denoiser`.
         device: where to compute.
         slice_dim, batch_size, rician: see :func:`~monai_dnaprior.volumes.denoise_volume`.
         mask: a scan of the same shape; where it is 0, voxels come out as they are.

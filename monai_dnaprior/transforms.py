@@ -15,9 +15,9 @@ from monai.transforms import MapTransform, Transform
 from monai.utils import TransformBackends, convert_to_dst_type, convert_to_tensor
 
 from .checks import check_flag
-from .denoisers import create_denoiser
+from .denoisers.registry import create_denoiser
+from .denoisers.result import Record
 from .fitting.devices import computing_device, device_name
-from .result import Record
 from .volumes import check_slicing, denoise_volume
 
 RECORDS_KEY = "denoising"
@@ -27,7 +27,7 @@ class Denoise(Transform):
     """Denoise an image or every 2D slice of a volume with any denoiser of the list, in the image's own units.
 
     Args:
-        method: one of :func:`~monai_dnaprior.denoisers.list_denoisers`.
+        method: one of :func:`~monai_dnaprior.denoisers.registry.list_denoisers`.
         slice_dim: spatial axis along which a volume is cut into slices, -3 to 2; -1 is axial for volumes as MONAI
             loads them. A 2D image is one slice.
         channel_wise: denoise every channel by itself (modalities, time points), or all together (RGB).
@@ -38,7 +38,7 @@ class Denoise(Transform):
         residual: also return what was removed.
         spread: also return the standard deviation over the restarts of each slice's fit, in the image's units: how much
             of a voxel depends on where the fit began. It needs a method with ``restarts`` of at least 2.
-        options: the method's own, see :func:`~monai_dnaprior.denoisers.create_denoiser`.
+        options: the method's own, see :func:`~monai_dnaprior.denoisers.registry.create_denoiser`.
 
     Shapes: (C, H, W) or (C, H, W, D); numpy array, tensor or MetaTensor, of any real type.
 
@@ -161,7 +161,8 @@ DenoiseD = DenoiseDict = Denoised
 
 
 def denoising_records(image: MetaTensor) -> list[dict[str, Any]]:
-    """The records of a denoised MetaTensor, one dictionary a slice (see :class:`~monai_dnaprior.result.Record`).
+    """The records of a denoised MetaTensor, one dictionary a slice (see
+    :class:`~monai_dnaprior.denoisers.result.Record`).
 
     They are stored in the metadata as text, so that any number of slices survives a DataLoader's collation.
     """

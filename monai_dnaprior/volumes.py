@@ -11,10 +11,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .checks import check_flag, check_whole, is_whole
+from .denoisers.result import UNTREATED, Denoiser, Record, Result
 from .memory import within_memory
 from .noise.intensity import intensity_range
 from .noise.rician import without_rician_bias
-from .result import UNTREATED, Denoiser, Record, Result
 
 SPATIAL_AXES = 3
 
@@ -39,7 +39,7 @@ def denoise_volume(
     Args:
         volume: (C, H, W) or (C, H, W, D), real numbers of any type and units. NaN and infinite voxels are hidden
             from the denoiser and come out as they are.
-        denoiser: see :class:`~monai_dnaprior.result.Denoiser`.
+        denoiser: see :class:`~monai_dnaprior.denoisers.result.Denoiser`.
         slice_dim: the spatial axis, from -3 to 2, along which a volume is cut into slices; a 2D image is one slice.
         channel_wise: treat every channel as a volume of its own, with its own range of intensities (modalities, time
             points); otherwise the channels of a slice are denoised together (RGB).

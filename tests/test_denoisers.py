@@ -13,7 +13,7 @@ from conftest import GUARDED, SHORT
 from torch import Tensor
 
 from monai_dnaprior import create_denoiser, list_denoisers
-from monai_dnaprior.result import STOP_REASONS, Denoiser
+from monai_dnaprior.denoisers.result import STOP_REASONS, Denoiser
 
 pytestmark = GUARDED
 

@@ -19,8 +19,8 @@ import pytest
 import torch
 from test_readme import ROOT, blocks
 
-from monai_dnaprior import priors
 from monai_dnaprior.__main__ import main
+from monai_dnaprior.denoisers import dnaprior as priors
 
 DOCS = ROOT / "docs"
 COHORTS = (DOCS / "cohorts.md").read_text(encoding="utf-8")

@@ -18,10 +18,10 @@ from made import write_series
 from monai_dnaprior import DNAPriorDenoise, __version__
 from monai_dnaprior.__main__ import main
 from monai_dnaprior.cohort import Row, denoise_all
+from monai_dnaprior.denoisers.dnaprior import DNAPrior
 from monai_dnaprior.files.discovery import find_sources
 from monai_dnaprior.files.disk import hash_of
 from monai_dnaprior.files.scan import Caps, ScanError, same_bits
-from monai_dnaprior.priors import DNAPrior
 
 FIT = {"options": {**SHORT, "seed": 3}}
 AFFINE = np.array([[-2.0, 0.1, 0, 30], [0.1, 1.5, 0.2, -20], [0, -0.2, 3.0, 5], [0, 0, 0, 1]])

@@ -9,15 +9,8 @@ import torch
 from conftest import GUARDED
 from torch import Tensor, nn
 
-from monai_dnaprior.fitting.networks import (
-    BilinearDouble,
-    GaborNet,
-    ReflectionPad,
-    SkipNet,
-    coordinate_grid,
-    fixed_input,
-    gabor,
-)
+from monai_dnaprior.denoisers.wire import GaborNet, coordinate_grid, gabor
+from monai_dnaprior.fitting.networks import BilinearDouble, ReflectionPad, SkipNet, fixed_input
 
 pytestmark = GUARDED
 

@@ -9,15 +9,18 @@ import torch
 from conftest import GUARDED, SHORT
 from torch import Tensor
 
-from monai_dnaprior import create_denoiser, priors, skip_prior
+from monai_dnaprior import create_denoiser
+from monai_dnaprior.denoisers import dnaprior as priors
+from monai_dnaprior.denoisers import skip_prior
+from monai_dnaprior.denoisers.dip import DeepImagePrior, DeepSpectralPrior
+from monai_dnaprior.denoisers.dnaprior import DNAPrior
+from monai_dnaprior.denoisers.skip_prior import sigmoid_range
+from monai_dnaprior.denoisers.wire import WIRE
 from monai_dnaprior.fitting.batch import Request
 from monai_dnaprior.fitting.fit import FitResult
 from monai_dnaprior.fitting.losses import spectral_fidelity, squared_error, total_variation, variation
 from monai_dnaprior.fitting.networks import SkipNet, fixed_input
-from monai_dnaprior.implicit import WIRE
 from monai_dnaprior.noise.metrics import decibels
-from monai_dnaprior.priors import DeepImagePrior, DeepSpectralPrior, DNAPrior
-from monai_dnaprior.skip_prior import sigmoid_range
 
 pytestmark = GUARDED
 
@@ -163,7 +166,7 @@ def test_large_images_are_fitted_in_tiles(height: int, monkeypatch: pytest.Monke
         return estimate(prior, ask, network, part, *arguments)
 
     monkeypatch.setattr(DNAPrior, "estimate", watched)
-    monkeypatch.setattr("monai_dnaprior.per_image.TILE", 32)
+    monkeypatch.setattr("monai_dnaprior.denoisers.per_image.TILE", 32)
     result = DNAPrior(**SHORT)(noisy)
     assert set(windows) == {(1, 1, min(height, 32), 32)}  # no more than there is of the image
     assert len(windows) == (6 if height > 32 else 3)

@@ -18,10 +18,11 @@ import pytest
 import torch
 from made import write_series
 
-from monai_dnaprior import list_denoisers, priors
+from monai_dnaprior import list_denoisers
 from monai_dnaprior.__main__ import main
 from monai_dnaprior.cohort import CORRUPT, FAILED, NOTHING_VALID, SOME_BAD
-from monai_dnaprior.result import STOP_REASONS
+from monai_dnaprior.denoisers import dnaprior as priors
+from monai_dnaprior.denoisers.result import STOP_REASONS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

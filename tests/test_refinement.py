@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
 
-from monai_dnaprior import refinement
+from monai_dnaprior.denoisers import nonlocal_bayes as refinement
+from monai_dnaprior.denoisers.nonlocal_bayes import cosines, group_positions, refine, similar_patches
 from monai_dnaprior.noise.metrics import decibels
-from monai_dnaprior.refinement import cosines, group_positions, refine, similar_patches
 
 
 def blurred(image: Tensor) -> Tensor:

@@ -23,10 +23,10 @@ from test_readme import RELIABILITY, blocks
 from monai_dnaprior.__main__ import main
 from monai_dnaprior.case import STOPPED_BY
 from monai_dnaprior.cohort import SOME_BAD, denoise_all
+from monai_dnaprior.denoisers.result import STOP_REASONS
 from monai_dnaprior.files.discovery import Source
 from monai_dnaprior.files.scan import Caps, CorruptScan, ScanError, UnsupportedScan
 from monai_dnaprior.report import read_sidecar, report_all, write_index, write_report
-from monai_dnaprior.result import STOP_REASONS
 
 pytest.importorskip("jinja2")
 LARGEST = 5 * 2**20

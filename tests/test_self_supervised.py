@@ -9,13 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, interpolate, mse_loss
 
-from monai_dnaprior.denoisers import create_denoiser
-from monai_dnaprior.self_supervised import (
-    DualSamplingNoise2Noise,
-    PartialConvolution,
-    Self2Self,
-    diagonal_halves,
-)
+from monai_dnaprior.denoisers.ds_n2n import DualSamplingNoise2Noise, diagonal_halves
+from monai_dnaprior.denoisers.registry import create_denoiser
+from monai_dnaprior.denoisers.self2self import PartialConvolution, Self2Self
 
 
 def images(*shape: int, seed: int = 0) -> Tensor:

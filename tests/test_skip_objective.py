@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from monai_dnaprior.denoisers.skip_prior import SHIFTS, FreshNoise, ShiftedNoise, SkipNetObjective
 from monai_dnaprior.fitting.networks import SkipNet, fixed_input
-from monai_dnaprior.skip_objective import SHIFTS, FreshNoise, ShiftedNoise, SkipNetObjective
 
 DRAWS = [FreshNoise, ShiftedNoise]
 Draws = type[FreshNoise] | type[ShiftedNoise]

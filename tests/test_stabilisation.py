@@ -7,13 +7,13 @@ import torch
 from conftest import GUARDED, SHORT
 
 from monai_dnaprior import create_denoiser
-from monai_dnaprior.gates import treated
+from monai_dnaprior.denoisers.dnaprior import DNAPrior
+from monai_dnaprior.denoisers.result import Record
+from monai_dnaprior.denoisers.safeguards import treated
 from monai_dnaprior.noise.estimate import DEPENDENT, NoiseKind, brightness_dependence, noise_levels
 from monai_dnaprior.noise.metrics import decibels
 from monai_dnaprior.noise.models import add_noise
 from monai_dnaprior.noise.stabilisation import Stabiliser
-from monai_dnaprior.priors import DNAPrior
-from monai_dnaprior.result import Record
 
 pytestmark = GUARDED
 

@@ -12,13 +12,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from monai_dnaprior.denoisers.dip import DeepImagePrior
+from monai_dnaprior.denoisers.dnaprior import DNAPrior
 from monai_dnaprior.fitting import batch as together
 from monai_dnaprior.fitting.batch import Ask, Request, fit_together, in_step
 from monai_dnaprior.fitting.devices import convolving
 from monai_dnaprior.fitting.fit import Discrepancy, FitResult
 from monai_dnaprior.fitting.networks import SkipNet
 from monai_dnaprior.fitting.stack import Stack
-from monai_dnaprior.priors import DeepImagePrior, DNAPrior
 from monai_dnaprior.volumes import denoise_volume
 
 CPU = torch.device("cpu")

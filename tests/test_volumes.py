@@ -11,8 +11,8 @@ from conftest import GUARDED, SHORT
 from torch import Tensor
 
 from monai_dnaprior import create_denoiser
+from monai_dnaprior.denoisers.result import Record, Result
 from monai_dnaprior.noise.intensity import intensity_range
-from monai_dnaprior.result import Record, Result
 from monai_dnaprior.volumes import denoise_volume
 
 pytestmark = GUARDED

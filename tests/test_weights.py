@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from monai_dnaprior import IDDPDenoise, IDDPDenoised, load_weights, save_weights
+from monai_dnaprior.denoisers.trained import Trained, limited
 from monai_dnaprior.files.disk import hash_of
-from monai_dnaprior.trained import Trained, limited
 from monai_dnaprior.training.objectives import Blind2Unblind, CyclicVariateFunction, create_objective
 from monai_dnaprior.training.unet import DenoisingUNet
 from monai_dnaprior.training.weights import SHIPPED, TrainedNetwork

@@ -212,65 +212,6 @@ def scale(inputs: int, width: int, skip_channels: int, padding: str, *, depth: i
     )
 
 
-class GaborNet(nn.Module):
-    r"""Implicit representation with complex Gabor activations, the network of WIRE.
-
-    Real linear layer from 2 coordinates, complex linear layers of ``hidden`` units, each followed by
-    :math:`\psi(u) = \exp(i \omega u - |s u|^2)`, then a complex linear layer whose real part is the output.
-
-    Args:
-        channels: output channels C.
-        hidden: units of each layer.
-        layers: hidden layers after the first.
-        omega, scale: :math:`\omega` and :math:`s`.
-        seed: the initial weights depend on this number alone.
-
-    Shapes: coordinates (N, 2) in [-1, 1], output (N, C).
-
-    >>> GaborNet(channels=3, hidden=8)(coordinate_grid(4, 5)).shape
-    torch.Size([20, 3])
-    """
-
-    def __init__(
-        self,
-        *,
-        channels: int = 1,
-        hidden: int = 181,
-        layers: int = 2,
-        omega: float = 4.0,
-        scale: float = 4.0,
-        seed: int = 0,
-    ) -> None:
-        super().__init__()
-        self.omega, self.scale = omega, scale
-        with seeded_weights(self, seed):
-            self.first = nn.Linear(2, hidden)
-            self.rest = nn.ModuleList(nn.Linear(hidden, hidden, dtype=torch.cfloat) for _ in range(layers))
-            self.head = nn.Linear(hidden, channels, dtype=torch.cfloat)
-
-    def forward(self, coordinates: Tensor) -> Tensor:
-        features = gabor(self.first(coordinates), self.omega, self.scale)
-        for layer in self.rest:
-            features = gabor(layer(features), self.omega, self.scale)
-        return self.head(features).real
-
-
-def gabor(values: Tensor, omega: float, scale: float) -> Tensor:
-    """WIRE's activation, exp(i·omega·u - |scale·u|²), of real or complex values."""
-    real, imaginary = (values.real, values.imag) if values.is_complex() else (values, 0)
-    envelope = torch.exp(-omega * imaginary - scale**2 * (real.square() + imaginary**2))
-    return torch.polar(envelope, omega * real)  # a third faster than the exponential of complex numbers
-
-
-def coordinate_grid(height: int, width: int) -> Tensor:
-    """The pixels' coordinates (height · width, 2) in rows, from -1 to 1 along each axis.
-
-    >>> coordinate_grid(2, 2).tolist()
-    [[-1.0, -1.0], [-1.0, 1.0], [1.0, -1.0], [1.0, 1.0]]
-    """
-    return torch.cartesian_prod(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width))
-
-
 @contextmanager
 def seeded_weights(network: nn.Module, seed: int | None) -> Iterator[None]:
     """Build the layers of a network inside this, and its weights come from the seed, not the global random state.

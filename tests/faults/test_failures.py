@@ -15,13 +15,14 @@ from command import FULL, run, tries
 from conftest import SHORT
 from torch import Tensor
 
-from monai_dnaprior import create_denoiser, priors
+from monai_dnaprior import create_denoiser
 from monai_dnaprior.__main__ import main
 from monai_dnaprior.cohort import Row, denoise_all
+from monai_dnaprior.denoisers import dnaprior as priors
+from monai_dnaprior.denoisers.result import Denoiser, Record, Result
 from monai_dnaprior.files.scan import Caps
 from monai_dnaprior.memory import within_memory
 from monai_dnaprior.noise.intensity import intensity_range
-from monai_dnaprior.result import Denoiser, Record, Result
 from monai_dnaprior.volumes import denoise_volume
 
 FIT = {"method": "dna-prior", "options": {**SHORT, "seed": 3}}

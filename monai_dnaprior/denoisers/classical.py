@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checks import is_number
-from .noise.estimate import estimate_sigma
+from ..checks import is_number
+from ..noise.estimate import estimate_sigma
 from .result import Record, Result, check_noisy
 
 TV_WEIGHT_PER_SIGMA = 1.0

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import fold, pad, unfold
 
-from .fitting.threads import side_by_side
+from ..fitting.threads import side_by_side
 
 PATCH = 8  # side of a patch
 SIMILAR = 48  # patches in a group

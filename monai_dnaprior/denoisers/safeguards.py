@@ -9,8 +9,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from .noise.estimate import NoiseKind, estimate_sigma
-from .noise.stabilisation import Stabiliser
+from ..noise.estimate import NoiseKind, estimate_sigma
+from ..noise.stabilisation import Stabiliser
 from .result import Record
 
 NOT_FINITE = "the result was not finite; the input is given back"

@@ -7,10 +7,12 @@ from functools import partial
 from typing import Any
 
 from .classical import bm3d, classical, gaussian, identity, median, nl_means, tv, wavelet
-from .implicit import WIRE
-from .priors import DeepImagePrior, DeepSpectralPrior, DNAPrior
+from .dip import DeepImagePrior, DeepSpectralPrior
+from .dnaprior import DNAPrior
+from .ds_n2n import DualSamplingNoise2Noise
 from .result import Denoiser
-from .self_supervised import DualSamplingNoise2Noise, Self2Self
+from .self2self import Self2Self
+from .wire import WIRE
 
 
 def iddp(**options: Any) -> Denoiser:
@@ -53,7 +55,7 @@ def create_denoiser(name: str, **options: Any) -> Denoiser:
     Args:
         name: one of :func:`list_denoisers`.
         options: the fields of the method, for instance ``preset``, ``steps`` and ``seed`` of ``"dna-prior"``
-            (see :class:`~monai_dnaprior.priors.DNAPrior`).
+            (see :class:`~monai_dnaprior.denoisers.dnaprior.DNAPrior`).
 
     Returns:
         a callable: noisy (B, C, H, W), about [0, 1], to a result with ``image`` of the same shape and ``records``.

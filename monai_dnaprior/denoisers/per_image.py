@@ -13,9 +13,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from .checks import check_not_negative, check_positive, check_whole, is_number
-from .fitting.batch import Ask, Request, with_fits
-from .fitting.fit import (
+from ..checks import check_not_negative, check_positive, check_whole, is_number
+from ..fitting.batch import Ask, Request, with_fits
+from ..fitting.fit import (
     CHECK_EVERY,
     Discrepancy,
     FitResult,
@@ -25,10 +25,10 @@ from .fitting.fit import (
     StoppingRule,
     root_mean_square,
 )
-from .fitting.tiles import in_tiles
-from .gates import treated
-from .noise.estimate import NoiseKind, varying_pixels
+from ..fitting.tiles import in_tiles
+from ..noise.estimate import NoiseKind, varying_pixels
 from .result import Record, Result, check_noisy
+from .safeguards import treated
 
 STOPPING = ("discrepancy", "variance", "steps")
 TILE = 1024  # larger images are fitted in tiles of this side

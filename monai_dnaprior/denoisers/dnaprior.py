@@ -1,4 +1,4 @@
-"""Deep image priors: networks that, fitted to one noisy image, make the image before the noise."""
+"""DNA-Prior: spectral fidelity and total variation, fitted to one noisy image."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, pad
 
-from .checks import check_not_negative, check_whole
-from .fitting.batch import Ask
-from .fitting.fit import FitResult
-from .fitting.losses import spectral_discrepancy, spectral_fidelity, squared_error, total_variation, variation
-from .noise.estimate import varying_pixels
-from .refinement import refine
-from .skip_objective import FreshNoise, ShiftedNoise
-from .skip_prior import SkipNetPrior
+from ..checks import check_not_negative, check_whole
+from ..fitting.batch import Ask
+from ..fitting.fit import FitResult
+from ..fitting.losses import spectral_fidelity, total_variation
+from ..noise.estimate import varying_pixels
+from .nonlocal_bayes import refine
+from .skip_prior import FreshNoise, ShiftedNoise, SkipNetPrior
 
 TV_WEIGHT_PER_SIGMA = 0.3
 LARGE = 128  # side of an image that takes all the least steps; a smaller one takes up noise sooner
@@ -63,8 +62,10 @@ class DNAPrior(SkipNetPrior):
         shrink: the network is fitted to the image averaged over blocks of shrink × shrink pixels, whose noise is that
             much weaker, in as many times fewer operations; an image that would have a side under 64 pixels, as it is,
             with the fewer least steps the smaller it is. Several, as (1, 2), take turns over the restarts.
-        refinements: rounds of :func:`~monai_dnaprior.refinement.refine` on the fitted image, at its size and full size.
-        others: see :class:`~monai_dnaprior.skip_prior.SkipNetPrior` and :class:`~monai_dnaprior.per_image.PerImageFit`.
+        refinements: rounds of :func:`~monai_dnaprior.denoisers.nonlocal_bayes.refine` on the fitted image, at its size
+        and full size.
+        others: see :class:`~monai_dnaprior.denoisers.skip_prior.SkipNetPrior` and
+        :class:`~monai_dnaprior.denoisers.per_image.PerImageFit`.
 
     Shapes: noisy (B, C, H, W), float, about [0, 1]; any size, because the network makes a larger image of which only
     the part that was measured is compared.
@@ -161,80 +162,6 @@ class DNAPrior(SkipNetPrior):
 
     def refined(self, noisy: Tensor, estimate: Tensor, sigma: float) -> Tensor:
         return refine(noisy, estimate, sigma, rounds=self.refinements)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DeepImagePrior(SkipNetPrior):
-    r"""Deep Image Prior, and with a weight on the total variation DIP-TV.
-
-    .. math:: \min_\theta\; \tfrac1N \|f_\theta(z) - y\|_2^2 + \tfrac{\lambda}{N} \mathrm{TV}(f_\theta(z))
-
-    Args:
-        tv_weight: :math:`\lambda`; 0 is Deep Image Prior. The source of DIP-TV leaves its value open.
-        others: see :class:`~monai_dnaprior.skip_prior.SkipNetPrior` and :class:`~monai_dnaprior.per_image.PerImageFit`.
-
-    Source: Ulyanov, Vedaldi, Lempitsky, CVPR 2018, doi:10.1109/CVPR.2018.00984; Liu, Sun, Xu, Kamilov, "Image
-    restoration using total variation regularized deep image prior", ICASSP 2019, doi:10.1109/ICASSP.2019.8682856.
-
-    Departures: the average covers the last tenth of the first thousand steps, see
-    :func:`~monai_dnaprior.fitting.fit.fit`.
-
-    >>> import torch
-    >>> noisy = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    >>> DeepImagePrior(steps=5, width=4, scales=2)(noisy).image.shape
-    torch.Size([1, 3, 16, 16])
-    """
-
-    tv_weight: float = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_not_negative(tv_weight=self.tv_weight)
-
-    def weight(self, noisy: Tensor, sigma: float) -> float:
-        return self.tv_weight
-
-    def loss(self, estimate: Tensor, noisy: Tensor, tv_weight: Tensor) -> Tensor:
-        fidelity = squared_error(estimate, noisy)
-        if self.tv_weight == 0:
-            return fidelity
-        return fidelity + tv_weight * variation(estimate) / estimate[0].numel()
-
-
-@dataclass(frozen=True, kw_only=True)
-class DeepSpectralPrior(SkipNetPrior):
-    r"""Deep Spectral Prior, our reading: fidelity to the Fourier coefficients' amplitude and phase.
-
-    .. math:: \min_\theta\; \tfrac1N \sum_k a\,(|\hat X_k| - |Y_k|)^2
-              + p\,2 |\hat X_k| |Y_k| (1 - \cos(\angle \hat X_k - \angle Y_k))
-
-    Args:
-        amplitude_weight: a.
-        phase_weight: p. With a = p = 1 the sum is the squared distance of the spectra, which is Deep Image Prior's
-            loss by Plancherel's theorem.
-        others: see :class:`~monai_dnaprior.skip_prior.SkipNetPrior` and :class:`~monai_dnaprior.per_image.PerImageFit`.
-
-    Source: Cheng et al., "Deep spectral prior", 2025, arXiv:2505.19873.
-
-    Departures: its network and weights are not public; here they are Deep Image Prior's network and a = 1, p = 1.
-
-    >>> import torch
-    >>> noisy = torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
-    >>> DeepSpectralPrior(steps=5, width=4, scales=2)(noisy).image.shape
-    torch.Size([1, 1, 16, 16])
-    """
-
-    amplitude_weight: float = 1.0
-    phase_weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_not_negative(amplitude_weight=self.amplitude_weight, phase_weight=self.phase_weight)
-
-    def loss(self, estimate: Tensor, noisy: Tensor, tv_weight: Tensor) -> Tensor:
-        return spectral_discrepancy(
-            estimate, noisy, amplitude_weight=self.amplitude_weight, phase_weight=self.phase_weight
-        )
 
 
 def averaged(image: Tensor, factor: int) -> Tensor:

@@ -12,17 +12,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
-from .checks import check_not_negative, check_whole
-from .fitting.fit import root_mean_square
-from .fitting.threads import side_by_side
-from .fitting.tiles import in_tiles
-from .gates import treated
-from .noise.estimate import CORRELATED, NoiseKind, local_mean, local_noise, varying_pixels
-from .refinement import cosines, refine
+from ..checks import check_not_negative, check_whole
+from ..fitting.fit import root_mean_square
+from ..fitting.threads import side_by_side
+from ..fitting.tiles import in_tiles
+from ..noise.estimate import CORRELATED, NoiseKind, local_mean, local_noise, varying_pixels
+from ..training.objectives import Objective
+from ..training.unet import DenoisingUNet
+from ..training.weights import SHIPPED, TrainedNetwork, load_weights
+from .nonlocal_bayes import cosines, refine
 from .result import Record, Result, check_noisy
-from .training.objectives import Objective
-from .training.unet import DenoisingUNet
-from .training.weights import SHIPPED, TrainedNetwork, load_weights
+from .safeguards import treated
 
 SURROUNDINGS = 33  # side of the window over which the noise around a pixel is measured
 WINDOW = 9  # side of the one over which what is removed is compared with it
@@ -44,7 +44,8 @@ class Trained:
         tile: images with a longer side are denoised in square tiles of this side, which overlap by a quarter and are
             blended, so that the memory needed does not grow with the image.
         ensemble: average what the network makes of the image's eight orientations, in eight times the time.
-        refinements: rounds of :func:`~monai_dnaprior.refinement.refine`, a non-local filter that the network's output
+        refinements: rounds of :func:`~monai_dnaprior.denoisers.nonlocal_bayes.refine`, a non-local filter that the
+        network's output
             guides: two gain about as much as a fit, in less time.
         limited: scale down what is removed where it is more than the noise around a pixel, and, where neighbouring
             pixels' noise is alike, to the noise level of the image.

@@ -1,0 +1,131 @@
+"""WIRE: an image as a network of its coordinates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..fitting.fit import Objective
+from ..fitting.losses import squared_error
+from ..fitting.networks import seeded_weights
+from .per_image import PerImageFit
+
+
+@dataclass(frozen=True, kw_only=True)
+class WIRE(PerImageFit):
+    r"""Wavelet implicit neural representation: a network of the coordinates, with complex Gabor activations.
+
+    .. math:: \min_\theta\; \tfrac1N \sum_i |f_\theta(r_i) - y_i|^2, \qquad
+              \psi(u) = \exp(i \omega u - |s u|^2)
+
+    Args:
+        omega: frequency :math:`\omega` of the activation; about 4 for denoising.
+        scale: width :math:`s` of its envelope; about 4 for denoising.
+        hidden: complex units of each layer.
+        layers: hidden layers after the first.
+        learning_rate: Adam's for images of at most 256×256, less in proportion for larger; it decays to a tenth.
+        others: see :class:`~monai_dnaprior.denoisers.per_image.PerImageFit`.
+
+    Source: Saragadam et al., "WIRE: Wavelet Implicit Neural Representations", CVPR 2023,
+    doi:10.1109/CVPR52729.2023.01775.
+
+    >>> import torch
+    >>> noisy = torch.rand(1, 1, 9, 7, generator=torch.Generator().manual_seed(0))
+    >>> WIRE(steps=5, hidden=8)(noisy).image.shape
+    torch.Size([1, 1, 9, 7])
+    """
+
+    steps: int = 2000
+    learning_rate: float = 5e-3
+    averaging: float = 0.0
+    omega: float = 4.0
+    scale: float = 4.0
+    hidden: int = 181
+    layers: int = 2
+
+    def network(self, channels: int = 1) -> GaborNet:
+        return GaborNet(
+            channels=channels,
+            hidden=self.hidden,
+            layers=self.layers,
+            omega=self.omega,
+            scale=self.scale,
+            seed=self.seed,
+        )
+
+    def rate(self, noisy: Tensor) -> float:
+        return self.learning_rate * min(1, 256**2 / (noisy.shape[-2] * noisy.shape[-1]))
+
+    @staticmethod
+    def decay(progress: float) -> float:
+        return 0.1**progress
+
+    def objective(self, network: nn.Module, noisy: Tensor, sigma: float, seed: int) -> Objective:
+        coordinates = coordinate_grid(*noisy.shape[-2:]).to(noisy.device)
+
+        def objective(noisy: Tensor, network: nn.Module) -> tuple[Tensor, Tensor]:
+            estimate = network(coordinates).mT.reshape(noisy.shape)
+            return squared_error(estimate, noisy).sum(), estimate
+
+        return objective
+
+
+class GaborNet(nn.Module):
+    r"""Implicit representation with complex Gabor activations, the network of WIRE.
+
+    Real linear layer from 2 coordinates, complex linear layers of ``hidden`` units, each followed by
+    :math:`\psi(u) = \exp(i \omega u - |s u|^2)`, then a complex linear layer whose real part is the output.
+
+    Args:
+        channels: output channels C.
+        hidden: units of each layer.
+        layers: hidden layers after the first.
+        omega, scale: :math:`\omega` and :math:`s`.
+        seed: the initial weights depend on this number alone.
+
+    Shapes: coordinates (N, 2) in [-1, 1], output (N, C).
+
+    >>> GaborNet(channels=3, hidden=8)(coordinate_grid(4, 5)).shape
+    torch.Size([20, 3])
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: int = 1,
+        hidden: int = 181,
+        layers: int = 2,
+        omega: float = 4.0,
+        scale: float = 4.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.omega, self.scale = omega, scale
+        with seeded_weights(self, seed):
+            self.first = nn.Linear(2, hidden)
+            self.rest = nn.ModuleList(nn.Linear(hidden, hidden, dtype=torch.cfloat) for _ in range(layers))
+            self.head = nn.Linear(hidden, channels, dtype=torch.cfloat)
+
+    def forward(self, coordinates: Tensor) -> Tensor:
+        features = gabor(self.first(coordinates), self.omega, self.scale)
+        for layer in self.rest:
+            features = gabor(layer(features), self.omega, self.scale)
+        return self.head(features).real
+
+
+def gabor(values: Tensor, omega: float, scale: float) -> Tensor:
+    """WIRE's activation, exp(i·omega·u - |scale·u|²), of real or complex values."""
+    real, imaginary = (values.real, values.imag) if values.is_complex() else (values, 0)
+    envelope = torch.exp(-omega * imaginary - scale**2 * (real.square() + imaginary**2))
+    return torch.polar(envelope, omega * real)  # a third faster than the exponential of complex numbers
+
+
+def coordinate_grid(height: int, width: int) -> Tensor:
+    """The pixels' coordinates (height · width, 2) in rows, from -1 to 1 along each axis.
+
+    >>> coordinate_grid(2, 2).tolist()
+    [[-1.0, -1.0], [-1.0, 1.0], [1.0, -1.0], [1.0, 1.0]]
+    """
+    return torch.cartesian_prod(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width))
