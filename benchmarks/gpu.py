@@ -25,7 +25,7 @@ from monai_dnaprior.denoisers.result import Result
 from monai_dnaprior.fitting.devices import PRECISIONS
 from monai_dnaprior.noise.metrics import decibels
 from monai_dnaprior.noise.models import add_noise
-from monai_dnaprior.volumes import denoise_volume, denoised_parts
+from monai_dnaprior.transforms.volumes import denoise_volume, denoised_parts
 
 PRESETS = ("fast", "default", "best")
 BATCH = 64  # slices made together

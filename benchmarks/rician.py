@@ -13,7 +13,7 @@ from monai_dnaprior.compare import markdown_table
 from monai_dnaprior.denoisers.registry import create_denoiser
 from monai_dnaprior.noise.metrics import decibels
 from monai_dnaprior.noise.models import add_noise
-from monai_dnaprior.volumes import denoise_volume
+from monai_dnaprior.transforms.volumes import denoise_volume
 
 METHODS = ("bm3d", "iddp", "dna-prior")
 

@@ -139,7 +139,7 @@ def large_images() -> Iterator[tuple[str, str]]:
     try:
         from monai_dnaprior.transforms.volumes import denoise_volume
     except ImportError:
-        from monai_dnaprior.volumes import denoise_volume  # type: ignore[no-redef]
+        from monai_dnaprior.transforms.volumes import denoise_volume  # type: ignore[no-redef]
     volume = torch.stack([strip[0, ..., :300, :], strip[0, ..., 30:330, :]], -1)
     yield "little memory", of_result(denoise_volume(volume, little_memory, batch_size=2))
 

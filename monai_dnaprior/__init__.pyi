@@ -1,20 +1,19 @@
 from .denoisers.registry import create_denoiser, list_denoisers
 from .files.reader import ScanReader
-from .inferer import DenoisingInferer, DNAPriorInferer, IDDPInferer
-from .method_transforms import (
-    DNAPriorDenoise,
+from .training.weights import load_weights, save_weights
+from .transforms.array import Denoise, DNAPriorDenoise, IDDPDenoise, denoising_records
+from .transforms.dictionary import (
+    DenoiseD,
+    Denoised,
+    DenoiseDict,
     DNAPriorDenoiseD,
     DNAPriorDenoised,
     DNAPriorDenoiseDict,
-    IDDPDenoise,
     IDDPDenoiseD,
     IDDPDenoised,
     IDDPDenoiseDict,
 )
-from .training import objectives as objectives
-from .training import unet as unet
-from .training.weights import load_weights, save_weights
-from .transforms import Denoise, DenoiseD, Denoised, DenoiseDict, denoising_records
+from .transforms.inferer import DenoisingInferer, DNAPriorInferer, IDDPInferer
 
 __version__: str
 

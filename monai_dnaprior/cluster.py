@@ -115,7 +115,7 @@ def row_or_size(task: Task, block: int) -> Row | int:
         import torch  # takes seconds, for which a scan that is refused need not wait
 
         from .job import begin
-        from .volumes import slice_count
+        from .transforms.volumes import slice_count
 
         settings = task.chosen()
         size = slice_count(torch.empty(shape, device="meta"), settings.slice_dim, channel_wise=not colours)

@@ -26,7 +26,7 @@ from .files.preflight import rehearse
 from .files.scan import Scan, UnsupportedScan, same_bits
 from .noise.metrics import correlation
 from .settings import Settings
-from .volumes import Part, check_magnitudes, denoised_parts, slice_count
+from .transforms.volumes import Part, check_magnitudes, denoised_parts, slice_count
 
 NOTICE = "Not a medical device; keep the original."
 PACKAGES = ("torch", "monai", "numpy", "nibabel", "pydicom", "SimpleITK")

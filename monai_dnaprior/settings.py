@@ -16,7 +16,7 @@ from .denoisers.result import Denoiser
 from .files.disk import hash_of
 from .files.scan import Caps
 from .fitting.devices import computing_device, device_name
-from .volumes import check_slicing
+from .transforms.volumes import check_slicing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class Settings:
     Args:
         method, options: see :func:`~monai_dnaprior.denoisers.registry.create_denoiser`.
         device: where to compute.
-        slice_dim, batch_size, rician: see :func:`~monai_dnaprior.volumes.denoise_volume`.
+        slice_dim, batch_size, rician: see :func:`~monai_dnaprior.transforms.volumes.denoise_volume`.
         mask: a scan of the same shape; where it is 0, voxels come out as they are.
         residual, spread: also write what was removed, and the spread over restarts.
         caps: what a file may ask for.

@@ -23,7 +23,7 @@ from monai_dnaprior.cohort import Row, Task, denoise_all, exit_code_of, row_of
 from monai_dnaprior.files.checkpoint import KeptPart
 from monai_dnaprior.files.discovery import find_sources
 from monai_dnaprior.files.scan import Caps, Scan
-from monai_dnaprior.volumes import Part
+from monai_dnaprior.transforms.volumes import Part
 
 pytest.importorskip("distributed")
 FIT = {"method": "dna-prior", "options": {**SHORT, "seed": 3}}

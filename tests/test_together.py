@@ -20,7 +20,7 @@ from monai_dnaprior.fitting.devices import convolving
 from monai_dnaprior.fitting.fit import Discrepancy, FitResult
 from monai_dnaprior.fitting.networks import SkipNet
 from monai_dnaprior.fitting.stack import Stack
-from monai_dnaprior.volumes import denoise_volume
+from monai_dnaprior.transforms.volumes import denoise_volume
 
 CPU = torch.device("cpu")
 SMALL = {"width": 4, "scales": 2, "input_channels": 4, "skip_channels": 2}

@@ -21,9 +21,9 @@ from monai_dnaprior.cohort import Row, denoise_all
 from monai_dnaprior.denoisers import dnaprior as priors
 from monai_dnaprior.denoisers.result import Denoiser, Record, Result
 from monai_dnaprior.files.scan import Caps
-from monai_dnaprior.memory import within_memory
 from monai_dnaprior.noise.intensity import intensity_range
-from monai_dnaprior.volumes import denoise_volume
+from monai_dnaprior.transforms.out_of_memory import within_memory
+from monai_dnaprior.transforms.volumes import denoise_volume
 
 FIT = {"method": "dna-prior", "options": {**SHORT, "seed": 3}}
 FAULTS = {"memory": "F8", "fails": "F9", "bad_cases": "F10", "size": "F11"}

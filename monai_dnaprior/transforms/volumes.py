@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .checks import check_flag, check_whole, is_whole
-from .denoisers.result import UNTREATED, Denoiser, Record, Result
-from .memory import within_memory
-from .noise.intensity import intensity_range
-from .noise.rician import without_rician_bias
+from ..checks import check_flag, check_whole, is_whole
+from ..denoisers.result import UNTREATED, Denoiser, Record, Result
+from ..noise.intensity import intensity_range
+from ..noise.rician import without_rician_bias
+from .out_of_memory import within_memory
 
 SPATIAL_AXES = 3
 

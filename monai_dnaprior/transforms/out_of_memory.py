@@ -10,8 +10,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .denoisers.result import UNTREATED, Denoiser, Result
-from .fitting.tiles import in_tiles
+from ..denoisers.result import UNTREATED, Denoiser, Result
+from ..fitting.tiles import in_tiles
 
 SMALLEST_TILE = 128  # side
 SIGNS = ("can't allocate memory", "out of memory", "ALLOC_FAILED", "unable to find an engine")  # in what is said

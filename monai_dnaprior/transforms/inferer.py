@@ -13,10 +13,10 @@ from monai.data import MetaTensor
 from monai.inferers import Inferer
 from monai.utils import convert_to_dst_type
 
-from .denoisers.dnaprior import DNAPrior
-from .denoisers.result import Record, Result
-from .denoisers.trained import Trained
-from .transforms import RECORDS_KEY, records_text
+from ..denoisers.dnaprior import DNAPrior
+from ..denoisers.result import Record, Result
+from ..denoisers.trained import Trained
+from .array import RECORDS_KEY, records_text
 from .volumes import check_slicing, denoise_volume
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,8 @@ class DenoisingInferer(Inferer):
 
     Args:
         denoiser: is called with ``noisy``, ``slice_indices`` and ``network``.
-        slice_dim, channel_wise, batch_size, rician, progress: see :func:`~monai_dnaprior.volumes.denoise_volume`.
+        slice_dim, channel_wise, batch_size, rician, progress: see
+        :func:`~monai_dnaprior.transforms.volumes.denoise_volume`.
 
     Call it with ``inputs``, (B, C, H, W) or (B, C, H, W, D), and ``network``. It returns a MetaTensor of the same shape
     and metadata for a MetaTensor, else a tensor.
@@ -70,7 +71,7 @@ class DNAPriorInferer(DenoisingInferer):
 
     The network, a :class:`~monai_dnaprior.fitting.networks.SkipNet` with C output channels (1 if ``channel_wise``), is
     copied for each slice and never changed. With the network of the denoiser's own seed the result is that of
-    :class:`~monai_dnaprior.method_transforms.DNAPriorDenoise`, bit for bit.
+    :class:`~monai_dnaprior.transforms.array.DNAPriorDenoise`, bit for bit.
 
     Args:
         denoiser: a :class:`~monai_dnaprior.denoisers.dnaprior.DNAPrior`, or None for its default preset.
@@ -90,7 +91,7 @@ class IDDPInferer(DenoisingInferer):
     """Denoise a batch of images or volumes with one pass of the given network a slice.
 
     With the network that the package ships the result is that of
-    :class:`~monai_dnaprior.method_transforms.IDDPDenoise`, bit for bit.
+    :class:`~monai_dnaprior.transforms.array.IDDPDenoise`, bit for bit.
 
     Args:
         denoiser: a :class:`~monai_dnaprior.denoisers.trained.Trained`, or None for one with its defaults.

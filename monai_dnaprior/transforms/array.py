@@ -1,0 +1,251 @@
+"""Denoising as MONAI transforms of single images."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.config.type_definitions import NdarrayOrTensor
+from monai.data import MetaTensor
+from monai.transforms import Transform
+from monai.utils import TransformBackends, convert_to_dst_type, convert_to_tensor
+
+from ..checks import check_flag
+from ..denoisers.registry import create_denoiser
+from ..denoisers.result import Record
+from ..files.disk import hash_of
+from ..fitting.devices import computing_device, device_name
+from ..training.weights import SHIPPED
+from .volumes import check_slicing, denoise_volume
+
+RECORDS_KEY = "denoising"
+
+
+class Denoise(Transform):
+    """Denoise an image or every 2D slice of a volume with any denoiser of the list, in the image's own units.
+
+    Args:
+        method: one of :func:`~monai_dnaprior.denoisers.registry.list_denoisers`.
+        slice_dim: spatial axis along which a volume is cut into slices, -3 to 2; -1 is axial for volumes as MONAI
+            loads them. A 2D image is one slice.
+        channel_wise: denoise every channel by itself (modalities, time points), or all together (RGB).
+        batch_size: slices fitted side by side, on a CPU one a thread; the result does not depend on it.
+        rician: the image holds magnitudes (MR): also take away what Rician noise adds to their mean.
+        device: where to compute, for instance ``"cuda"``; None for the device of the image.
+        progress: show a progress bar.
+        residual: also return what was removed.
+        spread: also return the standard deviation over the restarts of each slice's fit, in the image's units: how much
+            of a voxel depends on where the fit began. It needs a method with ``restarts`` of at least 2.
+        options: the method's own, see :func:`~monai_dnaprior.denoisers.registry.create_denoiser`.
+
+    Shapes: (C, H, W) or (C, H, W, D); numpy array, tensor or MetaTensor, of any real type.
+
+    Returns:
+        the denoised image: same container, shape, units, device and metadata, float32. NaN and infinite voxels and
+        constant slices come out bit-identical. A MetaTensor's metadata gains the records of its slices, see
+        :func:`denoising_records`. With ``residual`` or ``spread``, a tuple: image, input minus output, spread.
+
+    Raises:
+        ValueError, TypeError: a parameter or an image out of range, with its name, value and remedy.
+
+    Place it **before** ``Spacing`` and before a ``ScaleIntensityRange`` that clips: resampling makes neighbouring
+    noise alike, and no denoiser of this kind can tell that from anatomy.
+
+    >>> noisy = torch.rand(1, 32, 32, 2, generator=torch.Generator().manual_seed(0))
+    >>> Denoise("tv")(noisy).shape
+    torch.Size([1, 32, 32, 2])
+    """
+
+    backend = [TransformBackends.TORCH]
+
+    def __init__(
+        self,
+        method: str,
+        *,
+        slice_dim: int = -1,
+        channel_wise: bool = False,
+        batch_size: int = 8,
+        rician: bool = False,
+        device: str | torch.device | None = None,
+        progress: bool = False,
+        residual: bool = False,
+        spread: bool = False,
+        **options: Any,
+    ) -> None:
+        check_flag(residual=residual, spread=spread)
+        denoiser = create_denoiser(method, **options)  # refuses what is out of range
+        if spread and getattr(denoiser, "restarts", 1) < 2:
+            raise ValueError("spread=True needs a fit that is restarted; set restarts to at least 2.")
+        self.method, self.options = method, options
+        self.slicing = check_slicing(
+            slice_dim=slice_dim, channel_wise=channel_wise, batch_size=batch_size, rician=rician, progress=progress
+        )
+        self.device = None if device is None else device_name(device)
+        self.residual, self.spread = residual, spread
+
+    def __call__(self, img: NdarrayOrTensor) -> Any:
+        image = convert_to_tensor(img, track_meta=False)
+        device = computing_device(self.device or image.device)
+        denoiser = create_denoiser(self.method, **self.options)
+        result = denoise_volume(image.to(device), denoiser, **self.slicing)
+        outputs = [result.image]
+        if self.residual:
+            denoised = result.image.to(image.device)
+            outputs.append(torch.where(image.isfinite(), image.double() - denoised, 0).float())
+        if self.spread:
+            outputs.append(result.spread)  # type: ignore[arg-type]
+        converted = tuple(like(img, output, result.records) for output in outputs)
+        return converted if len(converted) > 1 else converted[0]
+
+
+def denoising_records(image: MetaTensor) -> list[dict[str, Any]]:
+    """The records of a denoised MetaTensor, one dictionary a slice (see
+    :class:`~monai_dnaprior.denoisers.result.Record`).
+
+    They are stored in the metadata as text, so that any number of slices survives a DataLoader's collation.
+    """
+    text = image.meta.get(RECORDS_KEY) if isinstance(image, MetaTensor) else None
+    if isinstance(text, list):
+        raise ValueError("image is a batch, with records for each image; pass it through decollate_batch first.")
+    if text is None:
+        raise ValueError("image has no denoising records; they are in the metadata of a denoised MetaTensor.")
+    return json.loads(text)
+
+
+def records_text(records: list[Record]) -> str:
+    return json.dumps([asdict(record) for record in records])
+
+
+def like(img: NdarrayOrTensor, values: torch.Tensor, records: list[Record]) -> Any:
+    """The values in the container of img, on its device, with its metadata and the records."""
+    output = convert_to_dst_type(values, dst=img, dtype=torch.float32)[0]
+    if isinstance(output, MetaTensor):
+        output.meta[RECORDS_KEY] = records_text(records)
+    return output
+
+
+class DNAPriorDenoise(Denoise):
+    r"""Denoise an image or every 2D slice of a volume with DNA-Prior, in the image's own units.
+
+    A network is fitted to each slice, :math:`\hat x = f_\theta(z)`, under spectral fidelity and total variation; no
+    training data, no clean image and no noise level are needed. Slices without noise come out bit-identical.
+
+    Args:
+        preset: ``"default"``, ``"fast"`` (half the time), ``"best"`` (several times slower), or ``"paper"`` for
+            the published weights, network and 3,000 steps.
+        steps: at most this many optimisation steps a slice; None for the preset's.
+        tv_weight: weight of the total variation; None for the preset's (by default set from the estimated noise).
+        restarts: fits of each slice, whose mean is the result; None for the preset's.
+        seed: same seed, same image, same device: same bits. The global random state is neither read nor changed.
+        others: see :class:`~monai_dnaprior.transforms.array.Denoise`, also for shapes, what is returned, errors, and
+            where to place it.
+
+    Source: Cheng et al., "DNA-Prior: Unsupervised Denoise Anything via Dual-Domain Prior", 2025; what departs from
+    the paper is said in :class:`~monai_dnaprior.denoisers.dnaprior.DNAPrior`.
+
+    >>> noisy = torch.rand(1, 32, 32, 2, generator=torch.Generator().manual_seed(0))
+    >>> DNAPriorDenoise(steps=10)(noisy).shape
+    torch.Size([1, 32, 32, 2])
+    """
+
+    def __init__(
+        self,
+        *,
+        preset: str = "default",
+        steps: int | None = None,
+        tv_weight: float | None = None,
+        restarts: int | None = None,
+        slice_dim: int = -1,
+        channel_wise: bool = False,
+        batch_size: int = 8,
+        rician: bool = False,
+        device: str | torch.device | None = None,
+        seed: int = 0,
+        progress: bool = False,
+        residual: bool = False,
+        spread: bool = False,
+    ) -> None:
+        super().__init__(
+            "dna-prior",
+            preset=preset,
+            steps=steps,
+            tv_weight=tv_weight,
+            restarts=restarts,
+            slice_dim=slice_dim,
+            channel_wise=channel_wise,
+            batch_size=batch_size,
+            rician=rician,
+            device=device,
+            seed=seed,
+            progress=progress,
+            residual=residual,
+            spread=spread,
+        )
+
+
+class IDDPDenoise(Denoise):
+    r"""Denoise an image or every 2D slice of a volume with IDDP's trained network, in the image's own units.
+
+    One pass of a U-Net a slice, :math:`\hat x = F_\theta(y)`, which was trained on noisy images alone. Slices without
+    noise come out bit-identical.
+
+    Args:
+        weights: a file that :func:`~monai_dnaprior.training.weights.save_weights` wrote; None for those that are
+        shipped.
+        sha256: what the file's SHA-256 must be; None takes the one that it has now. A file that has another one when an
+            image is denoised is refused.
+        tile: larger slices are denoised in overlapping tiles of this side, in bounded memory.
+        ensemble: average over the eight orientations of a slice, in eight times the time.
+        refinements: rounds of a non-local filter that the network's output guides; two cost seconds and gain much.
+        others: see :class:`~monai_dnaprior.transforms.array.Denoise`, also for shapes, what is returned, errors, and
+            where to place it.
+
+    Source: Lin et al., "Self-supervised image denoising using implicit deep denoiser prior", AAAI 2023,
+    doi:10.1609/aaai.v37i2.25245; what departs from it is said in :class:`~monai_dnaprior.training.objectives.IDDP` and
+    :class:`~monai_dnaprior.denoisers.trained.Trained`.
+
+    >>> noisy = torch.rand(1, 32, 32, 2, generator=torch.Generator().manual_seed(0))
+    >>> IDDPDenoise()(noisy).shape
+    torch.Size([1, 32, 32, 2])
+    """
+
+    def __init__(
+        self,
+        *,
+        weights: str | None = None,
+        sha256: str | None = None,
+        tile: int = 512,
+        ensemble: bool = False,
+        refinements: int = 0,
+        slice_dim: int = -1,
+        channel_wise: bool = False,
+        batch_size: int = 8,
+        rician: bool = False,
+        device: str | torch.device | None = None,
+        progress: bool = False,
+        residual: bool = False,
+    ) -> None:
+        super().__init__(
+            "iddp",
+            weights=weights,
+            sha256=pinned(weights, sha256),
+            tile=tile,
+            ensemble=ensemble,
+            refinements=refinements,
+            slice_dim=slice_dim,
+            channel_wise=channel_wise,
+            batch_size=batch_size,
+            rician=rician,
+            device=device,
+            progress=progress,
+            residual=residual,
+        )
+
+
+def pinned(weights: str | None, sha256: str | None) -> str | None:
+    """The hash of the weights: with it in a transform's state, a cache never serves what other weights denoised."""
+    path = Path(weights or SHIPPED)
+    return hash_of(path) if sha256 is None and path.is_file() else sha256
