@@ -10,7 +10,8 @@ import numpy as np
 from publish import publish
 from table1 import CROPS, make_case
 
-from monai_dnaprior.compare import Case, markdown_table
+from monai_dnaprior.compare.cases import Case
+from monai_dnaprior.compare.table import markdown_table
 from monai_dnaprior.denoisers.dnaprior import TV_WEIGHT_PER_SIGMA, DNAPrior
 from monai_dnaprior.denoisers.nonlocal_bayes import refine
 from monai_dnaprior.denoisers.registry import create_denoiser

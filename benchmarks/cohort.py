@@ -17,7 +17,8 @@ from publish import publish
 
 from monai_dnaprior.cluster import cluster_runner
 from monai_dnaprior.cohort import denoise_all
-from monai_dnaprior.compare import markdown_table, resident_memory
+from monai_dnaprior.compare.run import resident_memory
+from monai_dnaprior.compare.table import markdown_table
 from monai_dnaprior.files.scan import Caps
 
 SHAPE = (64, 64, 4)

@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 
 from publish import RESULTS, ROOT, publish
 
-from monai_dnaprior.compare import markdown_table
+from monai_dnaprior.compare.table import markdown_table
 
 BARS = {
     "F1": "malformed NIfTI, NRRD, MetaImage, PNG, TIFF: refused in one line, nothing written, under 10 s and 1 GB",

@@ -18,7 +18,7 @@ import torch
 from publish import publish
 from torch import Tensor
 
-from monai_dnaprior.compare import markdown_table
+from monai_dnaprior.compare.table import markdown_table
 from monai_dnaprior.denoisers.dip import DeepImagePrior
 from monai_dnaprior.denoisers.dnaprior import DNAPrior
 from monai_dnaprior.denoisers.result import Result

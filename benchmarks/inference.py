@@ -11,7 +11,8 @@ from publish import publish
 from torch import Tensor
 
 from monai_dnaprior import IDDPDenoise, load_weights
-from monai_dnaprior.compare import markdown_table, peak_memory
+from monai_dnaprior.compare.run import peak_memory
+from monai_dnaprior.compare.table import markdown_table
 
 SIDE, DEPTH, BATCH = 256, 64, 8
 DEPTHS = (16, 64, 128)

@@ -15,7 +15,8 @@ from publish import RESULTS, publish
 from table1 import CROPS, SIGMAS, WIDE, make_case, method
 from torch import Tensor
 
-from monai_dnaprior.compare import Case, markdown_table
+from monai_dnaprior.compare.cases import Case
+from monai_dnaprior.compare.table import markdown_table
 from monai_dnaprior.denoisers.per_image import PerImageFit
 from monai_dnaprior.denoisers.registry import create_denoiser
 from monai_dnaprior.fitting.devices import PRECISIONS

@@ -11,7 +11,7 @@ import torch
 from publish import publish
 
 from monai_dnaprior import create_denoiser
-from monai_dnaprior.compare import markdown_table
+from monai_dnaprior.compare.table import markdown_table
 from monai_dnaprior.noise.metrics import decibels
 from monai_dnaprior.noise.models import add_noise
 

@@ -9,7 +9,9 @@ from typing import Any
 from publish import publish
 from table1 import METHODS, merged, method
 
-from monai_dnaprior.compare import Row, compare, decibels, load_cases, markdown_table
+from monai_dnaprior.compare.cases import load_cases
+from monai_dnaprior.compare.run import compare, decibels
+from monai_dnaprior.compare.table import Row, markdown_table
 
 GROUPS = {"fluorescence": "fmd_*_noisy.png", "mri": "*_noisy.png", "ct": "*_noisy.png"}
 

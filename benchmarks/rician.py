@@ -9,7 +9,7 @@ from typing import Any
 from publish import publish
 from table1 import CROPS, HELD_OUT, SIGMAS, Crops, make_case
 
-from monai_dnaprior.compare import markdown_table
+from monai_dnaprior.compare.table import markdown_table
 from monai_dnaprior.denoisers.registry import create_denoiser
 from monai_dnaprior.noise.metrics import decibels
 from monai_dnaprior.noise.models import add_noise

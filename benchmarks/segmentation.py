@@ -25,7 +25,7 @@ from table1 import method
 from torch import Tensor
 
 from monai_dnaprior import Denoised
-from monai_dnaprior.compare import markdown_table
+from monai_dnaprior.compare.table import markdown_table
 from monai_dnaprior.noise.models import add_noise
 
 KEYS = ("image", "label")

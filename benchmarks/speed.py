@@ -18,7 +18,8 @@ from publish import publish
 from skimage.io import imread
 from torch import Tensor, nn
 
-from monai_dnaprior.compare import markdown_table, peak_memory
+from monai_dnaprior.compare.run import peak_memory
+from monai_dnaprior.compare.table import markdown_table
 from monai_dnaprior.denoisers.dip import DeepImagePrior
 from monai_dnaprior.denoisers.dnaprior import DNAPrior
 from monai_dnaprior.denoisers.skip_prior import SkipNetPrior

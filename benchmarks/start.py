@@ -12,7 +12,7 @@ from publish import publish
 from table1 import make_case
 
 from monai_dnaprior import load_weights
-from monai_dnaprior.compare import markdown_table
+from monai_dnaprior.compare.table import markdown_table
 from monai_dnaprior.denoisers.dnaprior import DNAPrior
 from monai_dnaprior.denoisers.nonlocal_bayes import refine
 from monai_dnaprior.fitting.losses import spectral_fidelity, total_variation

@@ -13,7 +13,7 @@ from publish import publish
 from table1 import CROPS, SIGMAS, make_case
 from torch import Tensor
 
-from monai_dnaprior.compare import markdown_table
+from monai_dnaprior.compare.table import markdown_table
 from monai_dnaprior.denoisers.dnaprior import DNAPrior
 from monai_dnaprior.fitting.fit import StoppingRule
 from monai_dnaprior.noise.metrics import decibels

@@ -18,7 +18,9 @@ import torch
 from publish import RESULTS, publish
 from skimage.io import imread
 
-from monai_dnaprior.compare import Case, Row, compare, markdown_table
+from monai_dnaprior.compare.cases import Case
+from monai_dnaprior.compare.run import compare
+from monai_dnaprior.compare.table import Row, markdown_table
 from monai_dnaprior.fitting.devices import PRECISIONS
 from monai_dnaprior.noise.models import add_noise
 

@@ -18,7 +18,9 @@ from monai.handlers import LrScheduleHandler
 from publish import RESULTS, publish
 from torch import Tensor
 
-from monai_dnaprior.compare import Case, compare, load_cases, markdown_table
+from monai_dnaprior.compare.cases import Case, load_cases
+from monai_dnaprior.compare.run import compare
+from monai_dnaprior.compare.table import markdown_table
 from monai_dnaprior.noise.models import add_noise
 from monai_dnaprior.training.data import EpochSampler, NoisyCrops, clean_middle, held_back, load_images
 from monai_dnaprior.training.objectives import OBJECTIVES, create_objective

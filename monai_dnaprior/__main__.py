@@ -167,7 +167,8 @@ def add_compare(parser: argparse.ArgumentParser) -> None:
 
 
 def run_compare(options: argparse.Namespace) -> int:
-    from .compare import compare, load_cases
+    from .compare.cases import load_cases
+    from .compare.run import compare
     from .denoisers.registry import list_denoisers
     from .fitting.devices import computing_device, device_name
 

@@ -12,9 +12,11 @@ import torch
 from skimage.io import imread, imsave
 from test_reader import axial, write_series
 
-from monai_dnaprior import compare as room
 from monai_dnaprior.__main__ import main
-from monai_dnaprior.compare import Case, compare, load_cases, read_rows, to_unit
+from monai_dnaprior.compare import run as room
+from monai_dnaprior.compare.cases import Case, load_cases, to_unit
+from monai_dnaprior.compare.run import compare
+from monai_dnaprior.compare.table import read_rows
 from monai_dnaprior.noise.metrics import correlation, decibels
 
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {"tv": ("tv", {}), "median": ("median", {})}

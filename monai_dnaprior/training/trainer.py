@@ -21,7 +21,7 @@ from monai.utils import CommonKeys
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ..figures import Panel, busiest_window, draw_grid
+from ..compare.figures import Panel, busiest_window, draw_grid
 from ..fitting.devices import check_precision, convolving
 from ..noise.metrics import decibels
 from .data import SEED_OF_NUMBER
