@@ -15,8 +15,8 @@ import nibabel
 import numpy as np
 from publish import publish
 
-from monai_dnaprior.cluster import cluster_runner
-from monai_dnaprior.cohort import denoise_all
+from monai_dnaprior.cohort.all_scans import denoise_all
+from monai_dnaprior.cohort.cluster import cluster_runner
 from monai_dnaprior.compare.run import resident_memory
 from monai_dnaprior.compare.table import markdown_table
 from monai_dnaprior.files.scan import Caps

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from tqdm.auto import tqdm
 
 from . import __version__
-from .cohort import FAILED, SOME_BAD, denoise_all, exit_code_of
+from .cohort.all_scans import FAILED, SOME_BAD, denoise_all, exit_code_of
 from .files.scan import Caps, ScanError
 
 DESCRIPTION = "Self-supervised denoising of medical images.\nNot a medical device; keep the original."
@@ -91,7 +91,7 @@ def add_cohort(parser: argparse.ArgumentParser) -> None:
 
 
 def run_cohort(options: argparse.Namespace) -> int:
-    from .cluster import cluster_runner
+    from .cohort.cluster import cluster_runner
 
     cluster = {"scheduler": options.scheduler, "workers": options.workers, "dashboard": options.dashboard}
     return run_scans(options, progress=False, runner=cluster_runner(**cluster, progress=not options.quiet))

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 from .charts import Curve, chart, number
+from .cohort.one_scan import FALLBACK
 from .files.discovery import Source, sources_of
 from .files.names import Outputs, sidecar_of
 from .files.scan import Caps, CorruptScan, Scan
 from .findings import LAGS, LEFT_ALONE, Measures, findings, heading
-from .job import FALLBACK
 from .noise.intensity import PERCENTILES, intensity_range
 from .views import BUDGET, MARGIN, MOST, Layout, Scales, Shown, View, inverted, spaced, stride, within_budget
 

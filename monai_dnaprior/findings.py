@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .job import FALLBACK
+from .cohort.one_scan import FALLBACK
 from .noise.estimate import CORRELATED, local_mean, noise_correlation
 from .views import Shown
 

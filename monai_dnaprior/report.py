@@ -12,13 +12,13 @@ from urllib.parse import quote
 
 from .case import Case
 from .charts import number
-from .cohort import MANIFEST, output_for
+from .cohort.all_scans import MANIFEST, output_for
+from .cohort.one_scan import NOTICE
 from .files.discovery import Source, find_sources
 from .files.disk import hash_of, write_whole
 from .files.names import sidecar_of, stem_of
 from .files.scan import Caps, CorruptScan, ScanError, UnsupportedScan
 from .findings import counted
-from .job import NOTICE
 
 SUFFIX = ".html"
 INDEX = "index.html"

@@ -13,7 +13,7 @@ import nibabel
 import numpy as np
 from PIL import Image
 
-from monai_dnaprior.cohort import denoise_all
+from monai_dnaprior.cohort.all_scans import denoise_all
 from monai_dnaprior.files.discovery import Source, find_sources
 from monai_dnaprior.files.scan import Caps
 

@@ -16,10 +16,10 @@ import pytest
 from command import tries
 from conftest import SHORT
 
-from monai_dnaprior import job
 from monai_dnaprior.__main__ import main
-from monai_dnaprior.cluster import HINT, cluster_runner, denoise_share_of, row_again, row_or_size
-from monai_dnaprior.cohort import Row, Task, denoise_all, exit_code_of, row_of
+from monai_dnaprior.cohort import one_scan as job
+from monai_dnaprior.cohort.all_scans import Row, Task, denoise_all, exit_code_of, row_of
+from monai_dnaprior.cohort.cluster import HINT, cluster_runner, denoise_share_of, row_again, row_or_size
 from monai_dnaprior.files.checkpoint import KeptPart
 from monai_dnaprior.files.discovery import find_sources
 from monai_dnaprior.files.scan import Caps, Scan
@@ -131,7 +131,7 @@ def test_the_command_goes_on_where_a_cohort_stopped(tmp_path: Path, capfd: pytes
 def test_a_scan_whose_workers_die_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from distributed import KilledWorker
 
-    from monai_dnaprior.cluster import row_of_future
+    from monai_dnaprior.cohort.cluster import row_of_future
 
     class Died:
         def __init__(self, error: Exception) -> None:

@@ -17,7 +17,7 @@ from made import write_series
 
 from monai_dnaprior import DNAPriorDenoise, __version__
 from monai_dnaprior.__main__ import main
-from monai_dnaprior.cohort import Row, denoise_all
+from monai_dnaprior.cohort.all_scans import Row, denoise_all
 from monai_dnaprior.denoisers.dnaprior import DNAPrior
 from monai_dnaprior.files.discovery import find_sources
 from monai_dnaprior.files.disk import hash_of

@@ -20,7 +20,7 @@ from made import write_series
 
 from monai_dnaprior import list_denoisers
 from monai_dnaprior.__main__ import main
-from monai_dnaprior.cohort import CORRUPT, FAILED, NOTHING_VALID, SOME_BAD
+from monai_dnaprior.cohort.all_scans import CORRUPT, FAILED, NOTHING_VALID, SOME_BAD
 from monai_dnaprior.denoisers import dnaprior as priors
 from monai_dnaprior.denoisers.result import STOP_REASONS
 

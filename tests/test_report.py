@@ -22,7 +22,7 @@ from test_readme import RELIABILITY, blocks
 
 from monai_dnaprior.__main__ import main
 from monai_dnaprior.case import STOPPED_BY
-from monai_dnaprior.cohort import SOME_BAD, denoise_all
+from monai_dnaprior.cohort.all_scans import SOME_BAD, denoise_all
 from monai_dnaprior.denoisers.result import STOP_REASONS
 from monai_dnaprior.files.discovery import Source
 from monai_dnaprior.files.scan import Caps, CorruptScan, ScanError, UnsupportedScan

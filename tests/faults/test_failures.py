@@ -17,7 +17,7 @@ from torch import Tensor
 
 from monai_dnaprior import create_denoiser
 from monai_dnaprior.__main__ import main
-from monai_dnaprior.cohort import Row, denoise_all
+from monai_dnaprior.cohort.all_scans import Row, denoise_all
 from monai_dnaprior.denoisers import dnaprior as priors
 from monai_dnaprior.denoisers.result import Denoiser, Record, Result
 from monai_dnaprior.files.scan import Caps
@@ -145,7 +145,7 @@ def test_what_is_no_lack_of_memory_is_raised() -> None:
 
 def test_memory_that_does_not_suffice_for_one_slice_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "monai_dnaprior.settings.create_denoiser", lambda *_, **__: Small(create_denoiser("identity"), 0)
+        "monai_dnaprior.cohort.settings.create_denoiser", lambda *_, **__: Small(create_denoiser("identity"), 0)
     )
     source = write_volume(tmp_path / "in.nii", 8, 8, 2)
     (row,) = denoise_all(source, tmp_path / "out.nii", caps=Caps(), **FIT)

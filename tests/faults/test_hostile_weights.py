@@ -19,7 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 
 from monai_dnaprior.__main__ import main
-from monai_dnaprior.settings import Settings
+from monai_dnaprior.cohort.settings import Settings
 from monai_dnaprior.training.weights import SHIPPED
 
 MARKER = "executed"

@@ -14,7 +14,7 @@ import SimpleITK
 from conftest import NIBABEL_DATA
 from made import axial, write_series
 
-from monai_dnaprior.cohort import Row, denoise_all
+from monai_dnaprior.cohort.all_scans import Row, denoise_all
 from monai_dnaprior.files.dicom import read_dicom
 from monai_dnaprior.files.nifti import read_nifti
 from monai_dnaprior.files.scan import Caps, Scan

@@ -17,7 +17,7 @@ from conftest import SHARED_DATA
 from made import write_series
 
 from monai_dnaprior.__main__ import main
-from monai_dnaprior.cohort import denoise_all
+from monai_dnaprior.cohort.all_scans import denoise_all
 from monai_dnaprior.files.scan import Caps
 
 SHIPPED = Path(pydicom.__file__).parent / "data" / "test_files"

@@ -15,18 +15,18 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from . import __version__
-from .denoisers.result import Record
-from .files import names as bids
-from .files.checkpoint import KeptPart, Partial
-from .files.discovery import OUTPUT_SUFFIXES, Source, find_sources
-from .files.disk import hash_of, write_json
-from .files.names import Outputs, sidecar_of, stem_of, suffix_of
-from .files.preflight import rehearse
-from .files.scan import Scan, UnsupportedScan, same_bits
-from .noise.metrics import correlation
+from .. import __version__
+from ..denoisers.result import Record
+from ..files import names as bids
+from ..files.checkpoint import KeptPart, Partial
+from ..files.discovery import OUTPUT_SUFFIXES, Source, find_sources
+from ..files.disk import hash_of, write_json
+from ..files.names import Outputs, sidecar_of, stem_of, suffix_of
+from ..files.preflight import rehearse
+from ..files.scan import Scan, UnsupportedScan, same_bits
+from ..noise.metrics import correlation
+from ..transforms.volumes import Part, check_magnitudes, denoised_parts, slice_count
 from .settings import Settings
-from .transforms.volumes import Part, check_magnitudes, denoised_parts, slice_count
 
 NOTICE = "Not a medical device; keep the original."
 PACKAGES = ("torch", "monai", "numpy", "nibabel", "pydicom", "SimpleITK")

@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
-from . import __version__
-from .denoisers.registry import create_denoiser
-from .denoisers.result import Denoiser
-from .files.disk import hash_of
-from .files.scan import Caps
-from .fitting.devices import computing_device, device_name
-from .transforms.volumes import check_slicing
+from .. import __version__
+from ..denoisers.registry import create_denoiser
+from ..denoisers.result import Denoiser
+from ..files.disk import hash_of
+from ..files.scan import Caps
+from ..fitting.devices import computing_device, device_name
+from ..transforms.volumes import check_slicing
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,10 +12,10 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from .checks import check_whole
-from .cohort import FAILED, Row, Runner, Task, row_of, row_of_error, row_of_rehearsed
-from .files.preflight import rehearse
-from .files.scan import ScanError
+from ..checks import check_whole
+from ..files.preflight import rehearse
+from ..files.scan import ScanError
+from .all_scans import FAILED, Row, Runner, Task, row_of, row_of_error, row_of_rehearsed
 
 BLOCK = 32  # slices; scans with more are denoised by several workers
 IN_FLIGHT = 2  # scans for each worker that are with the scheduler at once
@@ -114,8 +114,8 @@ def row_or_size(task: Task, block: int) -> Row | int:
 
         import torch  # takes seconds, for which a scan that is refused need not wait
 
-        from .job import begin
-        from .transforms.volumes import slice_count
+        from ..transforms.volumes import slice_count
+        from .one_scan import begin
 
         settings = task.chosen()
         size = slice_count(torch.empty(shape, device="meta"), settings.slice_dim, channel_wise=not colours)
@@ -129,7 +129,7 @@ def row_or_size(task: Task, block: int) -> Row | int:
 
 def denoise_share_of(task: Task, share: range) -> None:
     """Some slices of a scan that was begun; what goes wrong here shows when the whole is denoised."""
-    from .job import denoise_share
+    from .one_scan import denoise_share
 
     task = resumed(task)
     try:
@@ -139,7 +139,7 @@ def denoise_share_of(task: Task, share: range) -> None:
 
 
 def row_again(task: Task, shares: Sequence[None]) -> Row:
-    """:func:`~monai_dnaprior.cohort.row_of` once its shares are there."""
+    """:func:`~monai_dnaprior.cohort.all_scans.row_of` once its shares are there."""
     return row_of(resumed(task))
 
 

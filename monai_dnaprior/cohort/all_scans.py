@@ -13,14 +13,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .files.discovery import Source, find_sources
-from .files.disk import write_json
-from .files.names import describe_dataset, named
-from .files.preflight import rehearse
-from .files.scan import Caps, ScanError, UnsupportedScan
+from ..files.discovery import Source, find_sources
+from ..files.disk import write_json
+from ..files.names import describe_dataset, named
+from ..files.preflight import rehearse
+from ..files.scan import Caps, ScanError, UnsupportedScan
 
 if TYPE_CHECKING:
     from .settings import Settings
+
 
 NOTHING_VALID, CORRUPT, SOME_BAD, FAILED = 2, 4, 8, 1
 MANIFEST = "manifest.json"
@@ -50,7 +51,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Task:
-    """One scan to denoise; the settings are those of :class:`~monai_dnaprior.settings.Settings`."""
+    """One scan to denoise; the settings are those of :class:`~monai_dnaprior.cohort.settings.Settings`."""
 
     source: Source
     output: Path
@@ -81,7 +82,7 @@ def denoise_all(
         caps: what a file may ask for.
         progress: show a progress bar over the slices of each scan.
         runner: what takes care of the scans; None treats one after another.
-        settings: see :class:`~monai_dnaprior.settings.Settings`.
+        settings: see :class:`~monai_dnaprior.cohort.settings.Settings`.
     """
     if path.is_dir() and output.absolute().is_relative_to(path.absolute()):
         raise UnsupportedScan(output, "lies in the folder that is denoised; give another")
@@ -145,7 +146,7 @@ def row_of(task: Task) -> Row:
 
 def row_of_rehearsed(task: Task) -> Row:
     """Denoise one scan that can be read, and tell what became of it."""
-    from .job import denoise_source  # takes seconds too
+    from .one_scan import denoise_source  # takes seconds too
 
     source, settings = task.source, task.chosen()
     try:
