@@ -205,7 +205,7 @@ def add_report(parser: argparse.ArgumentParser) -> None:
 
 
 def run_report(options: argparse.Namespace) -> int:
-    from .report import report_all
+    from .report.write import report_all
 
     codes = set()
     for written in report_all(options.input, options.output, html=options.html, caps=caps_of(options)):

@@ -13,11 +13,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from monai_dnaprior.charts import Curve, chart
 from monai_dnaprior.files.discovery import find_sources
 from monai_dnaprior.files.scan import Caps
-from monai_dnaprior.findings import Measures, findings, listed, touched
-from monai_dnaprior.views import BUDGET, LARGEST_SIDE, Layout, Scales, Shown, View, picture, spaced, within_budget
+from monai_dnaprior.report.charts import Curve, chart
+from monai_dnaprior.report.findings import findings, listed
+from monai_dnaprior.report.measures import Measures, touched
+from monai_dnaprior.report.pictures import (
+    BUDGET,
+    LARGEST_SIDE,
+    Layout,
+    Scales,
+    Shown,
+    View,
+    picture,
+    spaced,
+    within_budget,
+)
 
 
 @pytest.mark.parametrize(("cut", "shape", "letters"), [(-1, (8, 7), "ALPR"), (1, (9, 7), "SLIR"), (0, (9, 8), "SPIA")])

@@ -21,12 +21,12 @@ from reported import Page, decoded, denoised, noisy_volume, write_volume
 from test_readme import RELIABILITY, blocks
 
 from monai_dnaprior.__main__ import main
-from monai_dnaprior.case import STOPPED_BY
 from monai_dnaprior.cohort.all_scans import SOME_BAD, denoise_all
 from monai_dnaprior.denoisers.result import STOP_REASONS
 from monai_dnaprior.files.discovery import Source
 from monai_dnaprior.files.scan import Caps, CorruptScan, ScanError, UnsupportedScan
-from monai_dnaprior.report import read_sidecar, report_all, write_index, write_report
+from monai_dnaprior.report.before_after import STOPPED_BY
+from monai_dnaprior.report.write import read_sidecar, report_all, write_index, write_report
 
 pytest.importorskip("jinja2")
 LARGEST = 5 * 2**20

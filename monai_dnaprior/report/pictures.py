@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import nibabel
 import numpy as np
 
-from .files.dicom import DicomScan
-from .files.scan import Scan
+from ..files.dicom import DicomScan
+from ..files.scan import Scan
 
 LARGEST_SIDE = 512
 MOST = 12  # slices of one scan

@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..cohort.one_scan import FALLBACK
+from ..files.discovery import Source, sources_of
+from ..files.names import Outputs, sidecar_of
+from ..files.scan import Caps, CorruptScan, Scan
+from ..noise.intensity import PERCENTILES, intensity_range
 from .charts import Curve, chart, number
-from .cohort.one_scan import FALLBACK
-from .files.discovery import Source, sources_of
-from .files.names import Outputs, sidecar_of
-from .files.scan import Caps, CorruptScan, Scan
-from .findings import LAGS, LEFT_ALONE, Measures, findings, heading
-from .noise.intensity import PERCENTILES, intensity_range
-from .views import BUDGET, MARGIN, MOST, Layout, Scales, Shown, View, inverted, spaced, stride, within_budget
+from .findings import LEFT_ALONE, findings, heading
+from .measures import LAGS, Measures
+from .pictures import BUDGET, MARGIN, MOST, Layout, Scales, Shown, View, inverted, spaced, stride, within_budget
 
 MOST_DOTS = 80  # of a chart over slices; beyond, a line
 STOPPED_BY = {

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from .case import Case
+from ..cohort.all_scans import MANIFEST, output_for
+from ..cohort.one_scan import NOTICE
+from ..files.discovery import Source, find_sources
+from ..files.disk import hash_of, write_whole
+from ..files.names import sidecar_of, stem_of
+from ..files.scan import Caps, CorruptScan, ScanError, UnsupportedScan
+from .before_after import Case
 from .charts import number
-from .cohort.all_scans import MANIFEST, output_for
-from .cohort.one_scan import NOTICE
-from .files.discovery import Source, find_sources
-from .files.disk import hash_of, write_whole
-from .files.names import sidecar_of, stem_of
-from .files.scan import Caps, CorruptScan, ScanError, UnsupportedScan
 from .findings import counted
 
 SUFFIX = ".html"
