@@ -45,10 +45,9 @@ class Caps:
         ratio: decoded bytes for each byte of the file, of scans that decode to more than 64 MiB.
         pixels: rows times columns.
 
-    >>> Caps(size=1000).admit("scan.nii", decoded=2000, encoded=500, pixels=100)
+    >>> Caps(size=1000).admit("a.nii", decoded=2000, encoded=500, pixels=100)
     Traceback (most recent call last):
-    monai_dnaprior.files.scan.CorruptScan: scan.nii: 2000 bytes of voxels are more than the cap of 1000; raise
-    --max-bytes
+    monai_dnaprior.files.scan.CorruptScan: a.nii: 2000 bytes of voxels are more than the cap of 1000; raise --max-bytes
     """
 
     size: int = 4 * 2**30
