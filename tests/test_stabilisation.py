@@ -24,7 +24,7 @@ RAMP = torch.linspace(0.1, 1, 160).expand(1, 1, 160, 160)
 @pytest.mark.parametrize("noise", ["gaussian:3", "gaussian:15", "gaussian:50"])
 def test_even_noise_is_left_on_its_scale(noise: str) -> None:
     assert brightness_dependence(add_noise(RAMP, noise)) < DEPENDENT
-    assert not NoiseKind.of(add_noise(RAMP, noise)).can_be_evened
+    assert not NoiseKind.of(add_noise(RAMP, noise)).can_be_stabilised
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_even_noise_is_left_on_its_scale(noise: str) -> None:
 )
 def test_the_variance_is_found_and_made_even(noise: str, variance: object) -> None:
     noisy = add_noise(RAMP, noise, seed=2)
-    assert NoiseKind.of(noisy).can_be_evened
+    assert NoiseKind.of(noisy).can_be_stabilised
     stabiliser = Stabiliser.of(noisy)
     a, b, c = stabiliser.variance
     for brightness in (0.3, 0.6, 0.9):
@@ -67,7 +67,7 @@ def test_noise_levels_are_those_of_the_noise_not_of_the_ramp() -> None:
 
 def test_too_small_an_image_is_taken_to_be_even() -> None:
     assert brightness_dependence(torch.rand(2, 1, 9, 9, generator=SEEDED)).tolist() == [1, 1]
-    assert not NoiseKind.of(torch.rand(1, 3, 20, 20, generator=SEEDED)).can_be_evened
+    assert not NoiseKind.of(torch.rand(1, 3, 20, 20, generator=SEEDED)).can_be_stabilised
 
 
 def test_a_fit_gains_from_it_and_says_so() -> None:
@@ -86,7 +86,7 @@ def test_correlated_noise_is_warned_of_and_not_stabilised() -> None:
         torch.randn(1, 1, 162, 162, generator=torch.Generator().manual_seed(0)), 3, 1
     )
     noisy = RAMP + 0.3 * RAMP * noise
-    assert not NoiseKind.of(noisy).can_be_evened
+    assert not NoiseKind.of(noisy).can_be_stabilised
     assert ["correlated" in text for text in NoiseKind.of(noisy).warnings] == [True, False]
     assert "correlated" in DNAPrior(**SHORT)(noisy).records[0].warnings[-2]
 

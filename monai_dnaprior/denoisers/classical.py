@@ -30,13 +30,10 @@ class Classical:
     Args:
         filter: takes the image as numpy, float32, and its noise level.
         sigma: standard deviation of the noise; None estimates it for each image.
-        seed, steps: accepted for the sake of one interface; a filter has neither randomness nor steps.
     """
 
     filter: Callable[[np.ndarray, float], np.ndarray]
     sigma: float | None = None
-    seed: int = 0
-    steps: int | None = None
 
     def __post_init__(self) -> None:
         if self.sigma is not None and not (is_number(self.sigma) and self.sigma > 0):
@@ -145,11 +142,11 @@ def bm3d(noisy: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def classical(function: Callable[..., np.ndarray]) -> Callable[..., Classical]:
-    """What makes a denoiser of a filter: its own options go to the filter, the rest to :class:`Classical`."""
+    """What makes a denoiser of a filter: its own options go to the filter, ``sigma`` to :class:`Classical`."""
 
-    def create(*, sigma: float | None = None, seed: int = 0, steps: int | None = None, **options: Any) -> Classical:
+    def create(*, sigma: float | None = None, **options: Any) -> Classical:
         check_options(function, options)
-        return Classical(filter=partial(function, **options), sigma=sigma, seed=seed, steps=steps)
+        return Classical(filter=partial(function, **options), sigma=sigma)
 
     return create
 
@@ -159,5 +156,5 @@ def check_options(function: Callable[..., np.ndarray], options: dict[str, Any]) 
     known = [name for name, p in inspect.signature(function).parameters.items() if p.kind is p.KEYWORD_ONLY]
     for name in options:
         if name not in known:
-            names = ", ".join(["sigma", "seed", "steps", *known])
+            names = ", ".join(["sigma", *known])
             raise TypeError(f"{name} is no option of {function.__name__}; it has {names}.")

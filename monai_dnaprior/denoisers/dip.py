@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
-from torch import Tensor
+from torch import nn
 
 from ..checks import check_not_negative
-from ..fitting.losses import spectral_discrepancy, squared_error, variation
-from .skip_prior import SkipNetPrior
+from ..fitting.fit import FitResult, Procedure
+from ..fitting.losses import penalised_error, spectral_discrepancy, squared_error
+from ..fitting.networks import SkipNet
+from .per_image import NoisyImage, PerImageFit
+from .skip_prior import SkipNetOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeepImagePrior(SkipNetPrior):
+class DeepImagePrior(SkipNetOptions, PerImageFit):
     r"""Deep Image Prior, and with a weight on the total variation DIP-TV.
 
     .. math:: \min_\theta\; \tfrac1N \|f_\theta(z) - y\|_2^2 + \tfrac{\lambda}{N} \mathrm{TV}(f_\theta(z))
 
     Args:
         tv_weight: :math:`\lambda`; 0 is Deep Image Prior. The source of DIP-TV leaves its value open.
-        others: see :class:`~monai_dnaprior.denoisers.skip_prior.SkipNetPrior` and
-        :class:`~monai_dnaprior.denoisers.per_image.PerImageFit`.
+        others: see :class:`~monai_dnaprior.denoisers.skip_prior.SkipNetOptions` and
+            :class:`~monai_dnaprior.denoisers.per_image.PerImageFit`.
 
     Source: Ulyanov, Vedaldi, Lempitsky, CVPR 2018, doi:10.1109/CVPR.2018.00984; Liu, Sun, Xu, Kamilov, "Image
     restoration using total variation regularized deep image prior", ICASSP 2019, doi:10.1109/ICASSP.2019.8682856.
@@ -34,24 +38,31 @@ class DeepImagePrior(SkipNetPrior):
     torch.Size([1, 3, 16, 16])
     """
 
+    steps: int = 3000
+    learning_rate: float = 0.01
+    averaging: float = 0.99
     tv_weight: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.check_network()
         check_not_negative(tv_weight=self.tv_weight)
 
-    def weight(self, noisy: Tensor, sigma: float) -> float:
-        return self.tv_weight
+    def network(self, channels: int = 1) -> SkipNet:
+        return self.build_network(channels, self.seed)
 
-    def loss(self, estimate: Tensor, noisy: Tensor, tv_weight: Tensor) -> Tensor:
-        fidelity = squared_error(estimate, noisy)
+    def fit_tile(self, image: NoisyImage, network: nn.Module, seed: int) -> Procedure[FitResult]:
         if self.tv_weight == 0:
-            return fidelity
-        return fidelity + tv_weight * variation(estimate) / estimate[0].numel()
+            return (yield from self.fit_network(self.request, image, network, seed, squared_error))
+        options = {"tv_weight": self.tv_weight}
+        return (yield from self.fit_network(self.request, image, network, seed, penalised_error, **options))
+
+    def used_tv_weight(self, image: NoisyImage, restart: int) -> float:
+        return self.tv_weight
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeepSpectralPrior(SkipNetPrior):
+class DeepSpectralPrior(SkipNetOptions, PerImageFit):
     r"""Deep Spectral Prior, our reading: fidelity to the Fourier coefficients' amplitude and phase.
 
     .. math:: \min_\theta\; \tfrac1N \sum_k a\,(|\hat X_k| - |Y_k|)^2
@@ -61,8 +72,8 @@ class DeepSpectralPrior(SkipNetPrior):
         amplitude_weight: a.
         phase_weight: p. With a = p = 1 the sum is the squared distance of the spectra, which is Deep Image Prior's
             loss by Plancherel's theorem.
-        others: see :class:`~monai_dnaprior.denoisers.skip_prior.SkipNetPrior` and
-        :class:`~monai_dnaprior.denoisers.per_image.PerImageFit`.
+        others: see :class:`~monai_dnaprior.denoisers.skip_prior.SkipNetOptions` and
+            :class:`~monai_dnaprior.denoisers.per_image.PerImageFit`.
 
     Source: Cheng et al., "Deep spectral prior", 2025, arXiv:2505.19873.
 
@@ -74,14 +85,23 @@ class DeepSpectralPrior(SkipNetPrior):
     torch.Size([1, 1, 16, 16])
     """
 
+    steps: int = 3000
+    learning_rate: float = 0.01
+    averaging: float = 0.99
     amplitude_weight: float = 1.0
     phase_weight: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.check_network()
         check_not_negative(amplitude_weight=self.amplitude_weight, phase_weight=self.phase_weight)
 
-    def loss(self, estimate: Tensor, noisy: Tensor, tv_weight: Tensor) -> Tensor:
-        return spectral_discrepancy(
-            estimate, noisy, amplitude_weight=self.amplitude_weight, phase_weight=self.phase_weight
-        )
+    def network(self, channels: int = 1) -> SkipNet:
+        return self.build_network(channels, self.seed)
+
+    def fit_tile(self, image: NoisyImage, network: nn.Module, seed: int) -> Procedure[FitResult]:
+        loss = partial(spectral_discrepancy, amplitude_weight=self.amplitude_weight, phase_weight=self.phase_weight)
+        return (yield from self.fit_network(self.request, image, network, seed, loss))
+
+    def used_tv_weight(self, image: NoisyImage, restart: int) -> float:
+        return 0.0

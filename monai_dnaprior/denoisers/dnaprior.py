@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, pad
 
 from ..checks import check_not_negative, check_whole
-from ..fitting.batch import Ask
-from ..fitting.fit import FitResult
-from ..fitting.losses import spectral_fidelity, total_variation
+from ..fitting.fit import FitResult, Procedure
+from ..fitting.losses import penalised_fidelity
+from ..fitting.networks import ShiftedNoise, SkipNet
+from ..fitting.stopping import StoppingRule
 from ..noise.estimate import varying_pixels
 from .nonlocal_bayes import refine
-from .skip_prior import FreshNoise, ShiftedNoise, SkipNetPrior
+from .per_image import NoisyImage, PerImageFit, fit_tiles
+from .skip_prior import SkipNetOptions
 
 TV_WEIGHT_PER_SIGMA = 0.3
 LARGE = 128  # side of an image that takes all the least steps; a smaller one takes up noise sooner
@@ -45,7 +48,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class DNAPrior(SkipNetPrior):
+class DNAPrior(SkipNetOptions, PerImageFit):
     r"""DNA-Prior: fit a network to one noisy image under spectral fidelity and total variation.
 
     .. math:: \theta^* = \arg\min_\theta\; \alpha L_{IS}(f_\theta(z), y) + \beta L_{TV}(f_\theta(z)), \qquad
@@ -64,8 +67,8 @@ class DNAPrior(SkipNetPrior):
             with the fewer least steps the smaller it is. Several, as (1, 2), take turns over the restarts.
         refinements: rounds of :func:`~monai_dnaprior.denoisers.nonlocal_bayes.refine` on the fitted image, at its size
         and full size.
-        others: see :class:`~monai_dnaprior.denoisers.skip_prior.SkipNetPrior` and
-        :class:`~monai_dnaprior.denoisers.per_image.PerImageFit`.
+        others: see :class:`~monai_dnaprior.denoisers.skip_prior.SkipNetOptions` and
+            :class:`~monai_dnaprior.denoisers.per_image.PerImageFit`.
 
     Shapes: noisy (B, C, H, W), float, about [0, 1]; any size, because the network makes a larger image of which only
     the part that was measured is compared.
@@ -84,17 +87,16 @@ class DNAPrior(SkipNetPrior):
     (torch.Size([2, 1, 33, 47]), 20)
     """
 
-    draws: ClassVar[type[FreshNoise] | type[ShiftedNoise]] = ShiftedNoise
-
     steps: int = 800
     learning_rate: float = 0.006
+    averaging: float = 0.99
     tv_weight: float | None = None
     fidelity_weight: float = 1.0
     stabilise: bool = True
     shrink: int | Sequence[int] = 2
     refinements: int = 3
     input_noise: float | None = None
-    stopping: str = "discrepancy"
+    stopping: str | Callable[[], StoppingRule] = "discrepancy"
     clean_sigma: float = 1 / 255
     width: int = 16
     scales: int = 2
@@ -104,6 +106,7 @@ class DNAPrior(SkipNetPrior):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.check_network()
         check_not_negative(tv_weight=self.tv_weight, fidelity_weight=self.fidelity_weight)
         if not self.shrinks:
             raise ValueError("shrink=() names no size; give at least one, 1 for the image as it is.")
@@ -124,51 +127,69 @@ class DNAPrior(SkipNetPrior):
         """One after the other, for the restarts."""
         return self.shrink if isinstance(self.shrink, Sequence) else (self.shrink,)
 
-    def of_restart(self, number: int) -> DNAPrior:
-        return replace(self, shrink=self.shrinks[number % len(self.shrinks)])
+    def network(self, channels: int = 1) -> SkipNet:
+        return self.build_network(channels, self.seed)
 
-    def weight(self, noisy: Tensor, sigma: float) -> float:
+    def fit_image(self, image: NoisyImage, network: nn.Module, seed: int, restart: int) -> Procedure[FitResult]:
+        """Shrink → fit → refine → enlarge, an image larger than a tile tile by tile; then refine the whole."""
+
+        def guide(tile: NoisyImage, network: nn.Module) -> Procedure[FitResult]:
+            factor = self.factor(tile, restart)
+            small = shrink(tile, factor)
+            result = yield from self.fit_small(small, network, seed, factor)
+            return result if factor == 1 else enlarge(self.refine_fit(small, result), factor, tile)
+
+        return self.refine_fit(image, (yield from fit_tiles(guide, image, network, self.tile)))
+
+    def fit_small(self, image: NoisyImage, network: nn.Module, seed: int, factor: int) -> Procedure[FitResult]:
+        """The fit of an image that was shrunk, or is too small for that and takes fewer least steps."""
+        part = 1 if factor > 1 else min(1, math.sqrt(image.pixels.shape[-2:].numel()) / LARGE)
+        request = partial(self.request, least_steps=int(part * self.least_steps))
+        loss = partial(penalised_fidelity, fidelity_weight=self.fidelity_weight)
+        options = {"tv_weight": self.balanced_tv_weight(image), "draw": ShiftedNoise}
+        return (yield from self.fit_network(request, image, network, seed, loss, **options))
+
+    def refine_fit(self, image: NoisyImage, result: FitResult) -> FitResult:
+        """The result after the non-local filter that it guides."""
+        if result.failed:
+            return result
+        return replace(result, image=refine(image.pixels, result.image, image.sigma, rounds=self.refinements))
+
+    def factor(self, image: NoisyImage, restart: int) -> int:
+        """How many times smaller an image is fitted; the restarts take turns."""
+        factor = self.shrinks[restart % len(self.shrinks)]
+        return factor if min(image.pixels.shape[-2:]) >= SMALLEST * factor else 1
+
+    def balanced_tv_weight(self, image: NoisyImage) -> float:
+        """The weight that balances the noise of an image, unless one is given."""
         if self.tv_weight is not None:
             return self.tv_weight
-        return TV_WEIGHT_PER_SIGMA * sigma * signal_share(noisy, sigma)
+        return TV_WEIGHT_PER_SIGMA * image.sigma * signal_share(image.pixels, image.sigma)
 
-    def loss(self, estimate: Tensor, noisy: Tensor, tv_weight: Tensor) -> Tensor:
-        """Equation 6."""
-        return self.fidelity_weight * spectral_fidelity(estimate, noisy) + tv_weight * total_variation(estimate)
-
-    def estimate(
-        self, ask: Ask, network: nn.Module, noisy: Tensor, where: Tensor, sigma: float, seed: int
-    ) -> FitResult:
-        """The fit, of a smaller image if that is large enough, whose refined result is enlarged."""
-        factor, size = self.factor(noisy), noisy.shape[-2:]
-        if factor == 1:
-            part = min(1, math.sqrt(size.numel()) / LARGE)
-            fewer = replace(self, least_steps=int(part * self.least_steps))
-            return super(DNAPrior, fewer).estimate(ask, network, noisy, where, sigma, seed)
-        small, seen = averaged(noisy, factor), averaged(where.float(), factor) > 0
-        result = super().estimate(ask, network, small, seen, sigma / factor, seed)
-        image = self.refined(small, result.image, sigma / factor) if result.stop_reason != "non-finite" else small
-        image = interpolate(image, scale_factor=factor, mode="bicubic")[..., : size[0], : size[1]]
-        trace = tuple((step, loss, residual * factor) for step, loss, residual in result.trace)
-        return replace(result, image=image, trace=trace)
-
-    def details(self, noisy: Tensor, sigma: float) -> dict[str, Any]:
-        factor = self.factor(noisy)
-        return super().details(averaged(noisy, factor), sigma / factor)
-
-    def factor(self, noisy: Tensor) -> int:
-        """How many times smaller an image is fitted."""
-        return self.shrinks[0] if min(noisy.shape[-2:]) >= SMALLEST * self.shrinks[0] else 1
-
-    def refined(self, noisy: Tensor, estimate: Tensor, sigma: float) -> Tensor:
-        return refine(noisy, estimate, sigma, rounds=self.refinements)
+    def used_tv_weight(self, image: NoisyImage, restart: int) -> float:
+        return self.balanced_tv_weight(shrink(image, self.factor(image, restart)))
 
 
-def averaged(image: Tensor, factor: int) -> Tensor:
+def shrink(image: NoisyImage, factor: int) -> NoisyImage:
+    """The image averaged over blocks of pixels, whose noise is that much weaker."""
+    if factor == 1:
+        return image
+    seen = average_blocks(image.seen.float(), factor) > 0
+    return NoisyImage(average_blocks(image.pixels, factor), seen, image.sigma / factor)
+
+
+def enlarge(result: FitResult, factor: int, image: NoisyImage) -> FitResult:
+    """The fit of a shrunk image at the size of the image, its residuals in the noise of that."""
+    height, width = image.pixels.shape[-2:]
+    enlarged = interpolate(result.image, scale_factor=factor, mode="bicubic")[..., :height, :width]
+    return replace(result.rescale(factor), image=enlarged)
+
+
+def average_blocks(image: Tensor, factor: int) -> Tensor:
     """The means over blocks of factor × factor pixels; the last row and column are repeated to fill theirs.
 
     >>> import torch
-    >>> averaged(torch.tensor([[[[0.0, 2.0, 4.0], [2.0, 4.0, 6.0]]]]), 2).tolist()
+    >>> average_blocks(torch.tensor([[[[0.0, 2.0, 4.0], [2.0, 4.0, 6.0]]]]), 2).tolist()
     [[[[2.0, 5.0]]]]
     """
     height, width = image.shape[-2:]

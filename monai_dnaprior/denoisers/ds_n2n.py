@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, interpolate, pad
 
-from ..fitting.fit import Objective
+from ..fitting.batch import Objective, Schedule
+from ..fitting.fit import FitResult, Procedure
 from ..fitting.losses import squared_error
 from ..fitting.networks import seeded_weights
-from .per_image import PerImageFit
+from .per_image import NoisyImage, PerImageFit
 
 DIAGONALS = ((0.5, 0.0), (0.0, 0.5)), ((0.0, 0.5), (0.5, 0.0))
 
@@ -43,21 +42,22 @@ class DualSamplingNoise2Noise(PerImageFit):
     torch.Size([1, 3, 9, 7])
     """
 
-    optimizer: ClassVar[Callable[..., torch.optim.Optimizer]] = torch.optim.AdamW
-
     steps: int = 3000
     learning_rate: float = 1e-3
     averaging: float = 0.0
     width: int = 48
 
-    @staticmethod
-    def decay(progress: float) -> float:
-        return 0.5 ** int(3 * progress)
-
     def network(self, channels: int = 1) -> NoiseNet:
         return NoiseNet(channels=channels, width=self.width, seed=self.seed)
 
-    def objective(self, network: nn.Module, noisy: Tensor, sigma: float, seed: int) -> Objective:
+    def fit_tile(self, image: NoisyImage, network: nn.Module, seed: int) -> Procedure[FitResult]:
+        schedule = Schedule(self.learning_rate, halve_at_each_third)
+        objective = self.objective(image.pixels)
+        return (yield self.request(image, network, objective, learning_rate=schedule, optimizer=torch.optim.AdamW))
+
+    @staticmethod
+    def objective(noisy: Tensor) -> Objective:
+        """The loss above for images of this size, odd sides made even."""
         height, width = noisy.shape[-2:]
 
         def objective(noisy: Tensor, network: nn.Module) -> tuple[Tensor, Tensor]:
@@ -72,6 +72,10 @@ class DualSamplingNoise2Noise(PerImageFit):
             return loss.sum(), estimate[..., :height, :width]
 
         return objective
+
+
+def halve_at_each_third(progress: float) -> float:
+    return 0.5 ** int(3 * progress)
 
 
 class NoiseNet(nn.Module):

@@ -21,6 +21,7 @@ def iddp(**options: Any) -> Denoiser:
     return Trained(**options)
 
 
+FITTED = ("dna-prior", "dip", "dip-tv", "dsp", "wire", "ds-n2n", "self2self")  # have a seed and steps
 DENOISERS: dict[str, Callable[..., Denoiser]] = {
     "dna-prior": DNAPrior.from_preset,
     "iddp": iddp,
@@ -54,7 +55,8 @@ def create_denoiser(name: str, **options: Any) -> Denoiser:
 
     Args:
         name: one of :func:`list_denoisers`.
-        options: the fields of the method, for instance ``preset``, ``steps`` and ``seed`` of ``"dna-prior"``
+        options: the fields of the method, for instance ``preset``, ``steps`` and ``seed`` of ``"dna-prior"``. A method
+            without a fit has no use for ``seed`` and ``steps``, which every method accepts.
             (see :class:`~monai_dnaprior.denoisers.dnaprior.DNAPrior`).
 
     Returns:
@@ -72,4 +74,6 @@ def create_denoiser(name: str, **options: Any) -> Denoiser:
     """
     if name not in DENOISERS:
         raise ValueError(f"name={name!r} is no known denoiser; choose one of {', '.join(DENOISERS)}.")
+    if name not in FITTED:
+        options = {option: value for option, value in options.items() if option not in ("seed", "steps")}
     return DENOISERS[name](**options)

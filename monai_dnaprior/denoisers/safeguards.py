@@ -1,10 +1,9 @@
-"""What is done about an image before any method treats it: leave it alone, or make its noise even."""
+"""What is done about an image before and after any method: leave it alone, stabilise its noise, check the result."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,40 +13,62 @@ from ..noise.stabilisation import Stabiliser
 from .result import Record
 
 NOT_FINITE = "the result was not finite; the input is given back"
-Treatment = Callable[[Tensor, float, NoiseKind], tuple[Tensor, Record]]
 
 
-def treated(noisy: Tensor, treat: Treatment, *, clean_sigma: float, stabilise: bool) -> tuple[Tensor, Record]:
-    """One image (1, C, H, W), and its noise's level and kind, handed to ``treat``, unless there is nothing to treat.
+@dataclass(frozen=True, eq=False)
+class Safeguards:
+    """One image (1, C, H, W) as a method is to see it, and the way back.
 
-    Noise that depends on brightness is treated, if ``stabilise``, on the grey scale on which it is even. A constant
-    image, one whose noise is estimated below ``clean_sigma``, one that ``treat`` makes NaN of, and pixels that it
-    leaves as they are come back bit-identical. The record gains the time that it took, and warnings about noise of
-    other kinds.
+    Attributes:
+        original: the image as it came, float32.
+        noisy: the same, or on the grey scale on which its noise is stabilised.
+        sigma: estimated standard deviation of the noise in ``noisy``.
+        kind: what else is known of that noise.
+        stabiliser: what changed the grey scale, if anything.
+        started: when, by ``time.perf_counter``.
     """
-    started = time.perf_counter()
-    noisy = noisy.clone().float()
-    kind = NoiseKind.of(noisy)
-    if stabilise and kind.can_be_evened:
-        stabiliser = Stabiliser.of(noisy)
-        even = stabiliser(noisy)
-        kind = NoiseKind.of(even)
-        image, record = unless_clean(even, kind, treat, clean_sigma)
-        image = torch.where(image == even, noisy, stabiliser.inverse(image, record.sigma)).float()
-        record = replace(record, noise_variance=stabiliser.variance)
-    else:
-        image, record = unless_clean(noisy, kind, treat, clean_sigma)
-    if record.stop_reason not in ("constant", "clean"):
-        record = replace(record, warnings=(*record.warnings, *kind.warnings))
-    if not image.isfinite().all():
-        image, record = noisy, replace(record, stop_reason="non-finite", warnings=(*record.warnings, NOT_FINITE))
-    return image, replace(record, seconds=time.perf_counter() - started)
 
+    original: Tensor
+    noisy: Tensor
+    sigma: float
+    kind: NoiseKind
+    stabiliser: Stabiliser | None
+    started: float
 
-def unless_clean(noisy: Tensor, kind: NoiseKind, treat: Treatment, clean_sigma: float) -> tuple[Tensor, Record]:
-    sigma = estimate_sigma(noisy).item()
-    if noisy.min() == noisy.max():
-        return noisy, Record(sigma=sigma, stop_reason="constant")
-    if sigma < clean_sigma:
-        return noisy, Record(sigma=sigma, stop_reason="clean")
-    return treat(noisy, sigma, kind)
+    @classmethod
+    def of(cls, image: Tensor, *, stabilise: bool) -> Safeguards:
+        """Measure the noise of an image, stabilised first if that is wanted and its noise depends on brightness."""
+        started = time.perf_counter()
+        original = noisy = image.clone().float()
+        kind, stabiliser = NoiseKind.of(noisy), None
+        if stabilise and kind.can_be_stabilised:
+            stabiliser = Stabiliser.of(original)
+            noisy = stabiliser(original)
+            kind = NoiseKind.of(noisy)
+        return cls(original, noisy, estimate_sigma(noisy).item(), kind, stabiliser, started)
+
+    def reason_to_leave(self, clean_sigma: float) -> str | None:
+        """Why the image is to be left alone: it is constant, or its noise is weaker than ``clean_sigma``."""
+        if self.noisy.min() == self.noisy.max():
+            return "constant"
+        return "clean" if self.sigma < clean_sigma else None
+
+    def leave(self, reason: str) -> tuple[Tensor, Record]:
+        """The image as it came."""
+        return self.finish(self.noisy, Record(sigma=self.sigma, stop_reason=reason))
+
+    def finish(self, image: Tensor, record: Record) -> tuple[Tensor, Record]:
+        """What a method made of ``noisy``, on the original grey scale, and its record with time and warnings.
+
+        Pixels that the method left as they were come back bit-identical, and so does an image that it made NaN of.
+        """
+        if self.stabiliser is not None:
+            restored = self.stabiliser.inverse(image, record.sigma)
+            image = torch.where(image == self.noisy, self.original, restored).float()
+            record = replace(record, noise_variance=self.stabiliser.variance)
+        if record.stop_reason not in ("constant", "clean"):
+            record = replace(record, warnings=(*record.warnings, *self.kind.warnings))
+        if not image.isfinite().all():
+            warnings = (*record.warnings, NOT_FINITE)
+            image, record = self.original, replace(record, stop_reason="non-finite", warnings=warnings)
+        return image, replace(record, seconds=time.perf_counter() - self.started)

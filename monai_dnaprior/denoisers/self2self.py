@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, interpolate, leaky_relu, max_pool2d, pad
 
 from ..checks import check_part
-from ..fitting.fit import Objective
+from ..fitting.batch import Objective
+from ..fitting.fit import FitResult, Procedure
 from ..fitting.networks import seeded_weights
-from .per_image import PerImageFit
+from .per_image import NoisyImage, PerImageFit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +59,11 @@ class Self2Self(PerImageFit):
     def network(self, channels: int = 1) -> PartialUNet:
         return PartialUNet(channels=channels, width=self.width, scales=self.scales, seed=self.seed)
 
-    def objective(self, network: nn.Module, noisy: Tensor, sigma: float, seed: int) -> Objective:
+    def fit_tile(self, image: NoisyImage, network: nn.Module, seed: int) -> Procedure[FitResult]:
+        return (yield self.request(image, network, self.objective(image.pixels, seed)))
+
+    def objective(self, noisy: Tensor, seed: int) -> Objective:
+        """The loss above for images of this size, with masks and dropout from a seed."""
         generator = torch.Generator(noisy.device).manual_seed(seed)
         height, width = noisy.shape[-2:]
         multiple = 2**self.scales

@@ -13,16 +13,16 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
 from ..checks import check_not_negative, check_whole
-from ..fitting.fit import root_mean_square
+from ..fitting.stopping import root_mean_square
 from ..fitting.threads import side_by_side
-from ..fitting.tiles import in_tiles
-from ..noise.estimate import CORRELATED, NoiseKind, local_mean, local_noise, varying_pixels
+from ..fitting.tiles import map_tiles
+from ..noise.estimate import CORRELATED, local_mean, local_noise, varying_pixels
 from ..training.objectives import Objective
 from ..training.unet import DenoisingUNet
 from ..training.weights import SHIPPED, TrainedNetwork, load_weights
 from .nonlocal_bayes import cosines, refine
 from .result import Record, Result, check_noisy
-from .safeguards import treated
+from .safeguards import Safeguards
 
 SURROUNDINGS = 33  # side of the window over which the noise around a pixel is measured
 WINDOW = 9  # side of the one over which what is removed is compared with it
@@ -50,7 +50,6 @@ class Trained:
         limited: scale down what is removed where it is more than the noise around a pixel, and, where neighbouring
             pixels' noise is alike, to the noise level of the image.
         clean_sigma: images with less estimated noise than this are given back as they came.
-        seed, steps: every denoiser takes them; a network that is trained has no use for them.
 
     Shapes: noisy (B, C, H, W), float, about [0, 1], of any size. Pixels that equal all their neighbours (an empty
     background) come out as they are. Noise that depends on brightness is made even first for the refinements only: the
@@ -69,8 +68,6 @@ class Trained:
     refinements: int = 0
     limited: bool = True
     clean_sigma: float = 1 / 255
-    seed: int = 0
-    steps: int | None = None
 
     def __post_init__(self) -> None:
         check_whole(64, tile=self.tile)
@@ -97,42 +94,36 @@ class Trained:
         """Denoise (B, C, H, W) images; ``network`` takes the place of the one that the weights hold."""
         check_noisy(noisy)
         trained = self.trained()
-        module = placed(checked(network or trained.network, channels=noisy.shape[1]), noisy.device)
+        module = place_network(check_network(network or trained.network, channels=noisy.shape[1]), noisy.device)
         denoise_one = partial(self.denoise_one, module, trained.objective)
         outcomes = side_by_side(denoise_one, noisy.split(1), device=noisy.device)
         images, records = zip(*outcomes, strict=True)
         return Result(torch.cat(images), list(records))
 
     def denoise_one(self, network: DenoisingUNet, objective: Objective, noisy: Tensor) -> tuple[Tensor, Record]:
-        """One image (1, C, H, W): leave it alone, or pass it through the network."""
-        treat = partial(self.passed, network, objective)
+        """One image (1, C, H, W): leave it alone, or pass it through the network; a pixel that fails stays as it is."""
         with torch.no_grad():
-            return treated(noisy, treat, clean_sigma=self.clean_sigma, stabilise=self.refinements > 0)
+            guard = Safeguards.of(noisy, stabilise=self.refinements > 0)
+            if reason := guard.reason_to_leave(self.clean_sigma):
+                return guard.leave(reason)
+            removed = self.noise_removed(network, objective, guard.noisy, guard.sigma)
+            if self.limited and guard.kind.correlation > CORRELATED:
+                removed = removed * limit_energy(removed.new_tensor(guard.sigma**2), removed.square().mean())
+            record = Record(sigma=guard.sigma, stop_reason="network", residual=root_mean_square(removed))
+            return guard.finish(guard.noisy - removed, record)
 
-    def passed(
-        self, network: DenoisingUNet, objective: Objective, noisy: Tensor, sigma: float, kind: NoiseKind
-    ) -> tuple[Tensor, Record]:
-        """One pass of the network; a pixel where it fails is left as it is."""
-        denoise = partial(self.tiled, partial(objective.denoised, network=network))
-        denoise = partial(in_orientations, denoise=denoise) if self.ensemble else denoise
-        estimate = denoise(noisy) if noisy.shape[1] == network.channels else in_planes(noisy, denoise)
+    def noise_removed(self, network: DenoisingUNet, objective: Objective, noisy: Tensor, sigma: float) -> Tensor:
+        """What one pass of the network, and the filter that it guides, take away from an image."""
+        denoise = partial(map_tiles, partial(objective.denoised, network=network), side=self.tile)
+        denoise = partial(average_orientations, denoise=denoise) if self.ensemble else denoise
+        estimate = denoise(noisy) if noisy.shape[1] == network.channels else denoise_planes(noisy, denoise)
         estimate = refine(noisy, estimate, sigma, rounds=self.refinements)
         seen = varying_pixels(noisy) & estimate.isfinite()
         removed = torch.where(seen, noisy - estimate, 0)
-        if self.limited:
-            removed = torch.where(seen, limited(removed, noisy), 0)
-        if self.limited and kind.correlation > CORRELATED:
-            removed = removed * no_more_than(removed.new_tensor(sigma**2), removed.square().mean())
-        return noisy - removed, Record(sigma=sigma, stop_reason="network", residual=root_mean_square(removed))
-
-    def tiled(self, denoise: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
-        """The image (1, C, H, W) in tiles if it is larger than one."""
-        if max(image.shape[-2:]) <= self.tile:
-            return denoise(image)
-        return in_tiles(denoise, image, self.tile)
+        return torch.where(seen, limit_removal(removed, noisy), 0) if self.limited else removed
 
 
-def limited(removed: Tensor, noisy: Tensor) -> Tensor:
+def limit_removal(removed: Tensor, noisy: Tensor) -> Tensor:
     """What is removed from images (B, C, H, W), scaled down where it is more than the noise around a pixel.
 
     Of colours in each plane of an orthonormal basis, in one of which most of the image lies.
@@ -140,16 +131,16 @@ def limited(removed: Tensor, noisy: Tensor) -> Tensor:
     basis = cosines(noisy.shape[1]).to(noisy)
     planes, image = (torch.einsum("kc,bchw->bkhw", basis, values) for values in (removed, noisy))
     limit = LIMIT**2 * local_noise(image, SURROUNDINGS)
-    planes = planes * no_more_than(limit, local_mean(planes.square(), WINDOW))
+    planes = planes * limit_energy(limit, local_mean(planes.square(), WINDOW))
     return torch.einsum("kc,bkhw->bchw", basis, planes)
 
 
-def no_more_than(limit: Tensor, energy: Tensor) -> Tensor:
+def limit_energy(limit: Tensor, energy: Tensor) -> Tensor:
     """The factor, at most 1, by which amplitudes of this energy (mean square) fall to the limit of it."""
     return (limit / energy.clamp(min=torch.finfo(energy.dtype).tiny)).clamp(max=1).sqrt()
 
 
-def checked(network: nn.Module, *, channels: int) -> DenoisingUNet:
+def check_network(network: nn.Module, *, channels: int) -> DenoisingUNet:
     """The network, if it can denoise images of so many channels."""
     if not isinstance(network, DenoisingUNet):
         raise TypeError(f"network={type(network).__name__} must be a DenoisingUNet; take the one that network() gives.")
@@ -158,13 +149,13 @@ def checked(network: nn.Module, *, channels: int) -> DenoisingUNet:
     return network
 
 
-def placed(network: DenoisingUNet, device: torch.device) -> DenoisingUNet:
+def place_network(network: DenoisingUNet, device: torch.device) -> DenoisingUNet:
     """The network, or a copy of it, on this device: the one that weights were read into is never moved."""
     here = next(network.parameters()).device == device
     return network if here else copy.deepcopy(network).to(device)
 
 
-def in_orientations(image: Tensor, denoise: Callable[[Tensor], Tensor]) -> Tensor:
+def average_orientations(image: Tensor, denoise: Callable[[Tensor], Tensor]) -> Tensor:
     """The mean of what a function makes of an image turned by quarters and mirrored, each turned back."""
     total = torch.zeros_like(image)
     for quarters in range(4):
@@ -174,7 +165,7 @@ def in_orientations(image: Tensor, denoise: Callable[[Tensor], Tensor]) -> Tenso
     return total / 8
 
 
-def in_planes(image: Tensor, denoise: Callable[[Tensor], Tensor]) -> Tensor:
+def denoise_planes(image: Tensor, denoise: Callable[[Tensor], Tensor]) -> Tensor:
     """Denoise an image (1, C, H, W) with a function for one channel: its mean and its differences, each from 0 up.
 
     Differences have either sign, but the network has learnt from images whose darkest places are about 0.

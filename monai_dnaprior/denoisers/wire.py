@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..fitting.fit import Objective
+from ..fitting.batch import Schedule
+from ..fitting.fit import FitResult, Procedure
 from ..fitting.losses import squared_error
 from ..fitting.networks import seeded_weights
-from .per_image import PerImageFit
+from .per_image import NoisyImage, PerImageFit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,21 +56,22 @@ class WIRE(PerImageFit):
             seed=self.seed,
         )
 
-    def rate(self, noisy: Tensor) -> float:
-        return self.learning_rate * min(1, 256**2 / (noisy.shape[-2] * noisy.shape[-1]))
-
-    @staticmethod
-    def decay(progress: float) -> float:
-        return 0.1**progress
-
-    def objective(self, network: nn.Module, noisy: Tensor, sigma: float, seed: int) -> Objective:
-        coordinates = coordinate_grid(*noisy.shape[-2:]).to(noisy.device)
+    def fit_tile(self, image: NoisyImage, network: nn.Module, seed: int) -> Procedure[FitResult]:
+        size = image.pixels.shape[-2:]
+        coordinates = coordinate_grid(*size).to(image.pixels.device)
 
         def objective(noisy: Tensor, network: nn.Module) -> tuple[Tensor, Tensor]:
             estimate = network(coordinates).mT.reshape(noisy.shape)
             return squared_error(estimate, noisy).sum(), estimate
 
-        return objective
+        return (yield self.request(image, network, objective, learning_rate=self.schedule(size.numel())))
+
+    def schedule(self, pixels: int) -> Schedule:
+        return Schedule(self.learning_rate * min(1, 256**2 / pixels), decay_to_a_tenth)
+
+
+def decay_to_a_tenth(progress: float) -> float:
+    return 0.1**progress
 
 
 class GaborNet(nn.Module):

@@ -1,143 +1,159 @@
-"""Fits of many images that meet, so that one call of the accelerator makes a step of all of them."""
+"""Images that are fitted at once: what each needs, and their networks side by side."""
 
 from __future__ import annotations
 
-import queue
-import threading
+import copy
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.optim import Optimizer
 
-from .fit import FitResult, JointObjective, Objective, StoppingRule, fit, fit_each
-from .stack import Stack
-from .threads import awaited_pool, gradients_enabled, repeatable, side_by_side
+from .stopping import StoppingRule
 
-MADE_TOGETHER = ("cuda",)  # kinds of device that a single small image does not keep busy
-Outcome = TypeVar("Outcome")
+Objective = Callable[[Tensor, nn.Module], tuple[Tensor, Tensor]]
+"""``objective(noisy, network) -> (loss, estimate)``: what is minimised, and the image that it scores.
+
+One that can score several images at once, with a loss for each, also has ``join(others)`` and ``keep(places)``.
+"""
 
 
-@dataclass(frozen=True, eq=False)
-class Request:
-    """A fit that one image (1, C, H, W) needs; its parts are arguments of :func:`~monai_dnaprior.fitting.fit.fit`."""
+def constant(progress: float) -> float:
+    return 1.0
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The learning rate as a function of the progress of a fit, from 0 to 1: its initial value times a decay."""
+
+    initial: float
+    decay: Callable[[float], float] = constant
+
+    def __call__(self, progress: float) -> float:
+        return self.initial * self.decay(progress)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FitRequest:
+    """The fit of a network to one noisy image.
+
+    Attributes:
+        network: fitted in place.
+        noisy: what the objective compares with, (1, C, H, W).
+        objective: gives the loss and the image that it scores, of the shape of ``noisy``.
+        steps: at most this many.
+        learning_rate: of the optimiser.
+        optimizer: makes the optimiser from the parameters and ``lr``.
+        averaging: memory of the running average of the outputs; 0 returns the last output.
+        rules: asked every ten steps, in this order, whether to stop.
+        where: the pixels over which the residual is taken; all by default.
+    """
 
     network: nn.Module
     noisy: Tensor
-    objective: Objective | JointObjective
-    stopping: Sequence[StoppingRule]
-    where: Tensor
-    options: dict[str, Any]
+    objective: Objective
+    steps: int
+    learning_rate: Schedule
+    optimizer: Callable[..., Optimizer] = torch.optim.Adam
+    averaging: float = 0.99
+    rules: Sequence[StoppingRule] = ()
+    where: Tensor | None = None
 
-    def alone(self) -> FitResult:
-        return fit(self.network, self.noisy, self.objective, stopping=self.stopping, where=self.where, **self.options)
-
-    def suits(self, other: Request) -> bool:
-        """Whether one call can make a step of both."""
-        same = self.noisy.shape == other.noisy.shape and self.options == other.options
-        return same and hasattr(self.objective, "joined") and type(self.objective) is type(other.objective)
-
-
-Ask = Callable[[Request], FitResult]
+    def suits(self, other: FitRequest) -> bool:
+        """Whether both can be fitted at once: one call makes a step of both."""
+        alike = all(
+            getattr(self, name) == getattr(other, name) for name in ("steps", "learning_rate", "optimizer", "averaging")
+        )
+        joinable = hasattr(self.objective, "join") and type(self.objective) is type(other.objective)
+        return alike and joinable and self.noisy.shape == other.noisy.shape
 
 
-def with_fits(function: Callable[..., Outcome], *arguments: Sequence[Any], device: torch.device) -> list[Outcome]:
-    """Map ``function(ask, …)``, which may ask for fits, over its arguments, with gradients enabled.
+class Batch:
+    """The fits of images that suit each other; an image whose fit ends leaves the others.
 
-    On a CPU in several threads, each with fits of its own: small images do not fill more than one, and the result has
-    the same bits however many there are. On an accelerator the fits of all are made together.
+    Attributes:
+        numbers: which of the requests are still fitted.
+        network, objective, optimizer: of all of them; one image keeps its own.
+        noisy, average, where: (B, C, H, W), the running average beginning with zeros.
     """
-    if device.type in MADE_TOGETHER:
-        with repeatable(device):
-            return in_step(function, *arguments, device=device)
-    return side_by_side(partial(function, Request.alone), *arguments, device=device)
+
+    def __init__(self, requests: Sequence[FitRequest]) -> None:
+        first, *others = requests
+        self.numbers = list(range(len(requests)))
+        self.network, self.objective, self.noisy = first.network, first.objective, first.noisy
+        self.where = torch.ones_like(self.noisy, dtype=torch.bool) if first.where is None else first.where
+        if others:
+            self.network = Stack([request.network for request in requests])
+            self.objective = first.objective.join([request.objective for request in others])  # type: ignore[attr-defined]
+            self.noisy = torch.cat([request.noisy for request in requests])
+            self.where = torch.cat([request.where for request in requests])  # type: ignore[misc]
+        self.average = torch.zeros_like(self.noisy)
+        self.optimizer = first.optimizer(self.network.parameters(), lr=first.learning_rate(0))
+
+    def set_learning_rate(self, rate: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    def keep(self, places: Sequence[int]) -> None:
+        """Go on with the images at these places alone."""
+        self.numbers = [self.numbers[place] for place in places]
+        if not places or len(places) == len(self.noisy):
+            return
+        self.network.keep(places, self.optimizer)  # type: ignore[operator]
+        self.objective = self.objective.keep(places)  # type: ignore[attr-defined]
+        self.noisy, self.average, self.where = self.noisy[places], self.average[places], self.where[places]
 
 
-def fit_together(requests: Sequence[Request]) -> list[FitResult]:
-    """The fits of all requests, those that suit each other in one pass: what each is alone, but for rounding."""
-    results: dict[int, FitResult] = {}
-    left = list(range(len(requests)))
-    while left:
-        first = requests[left[0]]
-        group = [number for number in left if number == left[0] or first.suits(requests[number])]
-        left = [number for number in left if number not in group]
-        results |= zip(group, fit_group([requests[number] for number in group]), strict=True)
-    return [results[number] for number in range(len(requests))]
+class Stack(nn.Module):
+    r"""Networks of one architecture, each with weights of its own: image b of a batch passes network b.
 
+    .. math:: f(z)_b = f_{\theta_b}(z_b)
 
-def fit_group(requests: Sequence[Request]) -> list[FitResult]:
-    """The fits of requests that suit each other."""
-    first, *others = requests
-    if not others:
-        return [first.alone()]
-    return fit_each(
-        Stack([request.network for request in requests]),
-        torch.cat([request.noisy for request in requests]),
-        cast(JointObjective, first.objective).joined([request.objective for request in others]),
-        [request.stopping for request in requests],
-        where=torch.cat([request.where for request in requests]),
-        **first.options,
-    )
+    One call does the work of all, which is what an accelerator needs to be busy with small images; no gradient passes
+    from one network to another.
 
+    Args:
+        networks: at least one; their weights are copied.
 
-Asked = tuple[int, Request, "Future[FitResult]"]
+    Shapes: inputs (B, …), one for each network; outputs (B, …).
 
-
-def in_step(function: Callable[..., Outcome], *arguments: Sequence[Any], device: torch.device) -> list[Outcome]:
-    """Map ``function(ask, …)`` over its arguments; the fits that they ask for are made together.
-
-    Each runs in a thread of its own, one at a time, up to its next ``ask(request)``. When all that have not ended wait
-    for an answer, all are answered. So what does not depend on the other images is written as if there were none.
+    >>> first, second = nn.Linear(3, 2), nn.Linear(3, 2)
+    >>> z = torch.ones(2, 3)
+    >>> torch.allclose(Stack([first, second])(z), torch.stack((first(z[0]), second(z[1]))))
+    True
     """
-    turn, events = threading.Lock(), queue.SimpleQueue[Asked | None]()
 
-    def run(number: int, *values: Any) -> Outcome:
-        def ask(request: Request) -> FitResult:
-            future: Future[FitResult] = Future()
-            events.put((number, request, future))
-            turn.release()
-            try:
-                return future.result()
-            finally:
-                turn.acquire()
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.names = [name for name, _ in networks[0].named_parameters()]
+        columns = zip(*(network.parameters() for network in networks), strict=True)
+        self.weights = nn.ParameterList(stack_weights(column) for column in columns)
+        self.architecture = (copy.deepcopy(networks[0]).to("meta"),)  # in a tuple, so that it is no part of this one
 
-        with turn:
-            try:
-                with gradients_enabled(device):
-                    return function(ask, *values)
-            finally:
-                events.put(None)
+    def forward(self, inputs: Tensor) -> Tensor:
+        def one(weights: list[Tensor], image: Tensor) -> Tensor:
+            named = dict(zip(self.names, weights, strict=True))
+            return functional_call(self.architecture[0], named, (image[None],))[0]
 
-    calls = list(zip(*arguments, strict=True))
-    with awaited_pool(len(calls)) as pool:
-        outcomes = [pool.submit(run, number, *values) for number, values in enumerate(calls)]
-        running, asked, interruption = len(calls), list[Asked](), None
-        while running:
-            try:
-                event = events.get()
-                running -= event is None
-                asked += [] if event is None else [event]
-                if asked and len(asked) == running:
-                    answer(sorted(asked, key=lambda one: one[0]), device, interruption)
-                    asked = []
-            except KeyboardInterrupt as error:
-                interruption = error
-    return [outcome.result() for outcome in outcomes]
+        return vmap(one)(list(self.weights), inputs)
+
+    def keep(self, places: Sequence[int], optimizer: Optimizer) -> None:
+        """Drop all networks but those at these places, and what an optimiser remembers of them."""
+        for number, weight in enumerate(self.weights):
+            kept, state = nn.Parameter(weight.detach()[places]), optimizer.state.pop(weight)
+            optimizer.state[kept] = {
+                name: value[places] if isinstance(value, Tensor) and value.shape == weight.shape else value
+                for name, value in state.items()
+            }
+            self.weights[number] = kept
+        optimizer.param_groups[0]["params"] = list(self.weights)
 
 
-def answer(asked: Sequence[Asked], device: torch.device, interruption: BaseException | None) -> None:
-    """Make the fits that were asked for; what goes wrong is raised where they were asked for."""
-    try:
-        if interruption is not None:
-            raise interruption
-        with gradients_enabled(device):
-            results = fit_together([request for _, request, _ in asked])
-    except BaseException as error:
-        for _, _, future in asked:
-            future.set_exception(error)
-    else:
-        for (_, _, future), result in zip(asked, results, strict=True):
-            future.set_result(result)
+def stack_weights(weights: Sequence[Tensor]) -> Tensor:
+    """Weights as one tensor, laid out in the order of its axes.
+
+    Weights laid out with their channels last must not hand that on: joined convolutions then get wrong gradients.
+    """
+    return torch.stack([weight.detach().flatten() for weight in weights]).view(-1, *weights[0].shape)

@@ -1,205 +1,205 @@
-"""The one loop: a network, an objective, and rules that say when to stop."""
+"""The one loop, which fits networks to noisy images, and what drives the procedures that ask for fits.
+
+A procedure is a generator: it yields a :class:`~monai_dnaprior.fitting.batch.FitRequest`, is sent the
+:class:`FitResult`, may ask again, and returns what it made of one image. It is written as if there were no other image;
+:func:`run_fits` decides whether its fits are made alone or together with those of others.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from .stack import Stack
+from .batch import Batch, FitRequest
+from .devices import convolving
+from .stopping import reason_to_stop, root_mean_square
+from .threads import gradients_enabled, repeatable, single_threaded_pool
 
-CHECK_EVERY = 10  # steps between looks at the numbers, each of which waits for the device
+CHECK_EVERY = 10  # steps between checks, each of which waits for the device
 TRACE_EVERY = 50
+BATCHED_ON = ("cuda",)  # kinds of device that a single small image does not keep busy
 
-Objective = Callable[[Tensor, nn.Module], tuple[Tensor, Tensor]]
-"""``objective(noisy, network) -> (loss, estimate)``: a scalar to descend, and the image that it scores."""
-
-
-class JointObjective(Protocol):
-    """An objective that scores several images at once: ``(noisy, network) -> (a loss for each, estimates)``."""
-
-    def __call__(self, noisy: Tensor, network: nn.Module) -> tuple[Tensor, Tensor]: ...
-
-    def joined(self, others: Sequence[Any]) -> JointObjective:
-        """The objective of this image and of the others', in this order."""
-
-    def kept(self, places: Sequence[int]) -> JointObjective:
-        """The objective of the images at these places."""
-
-
-class StoppingRule(Protocol):
-    """A rule names its reason when the fit should end here, and gives None while it should go on.
-
-    It sees the residual, RMS(noisy - average), and the latest and the averaged output.
-    """
-
-    def __call__(self, residual: float, estimate: Tensor, average: Tensor) -> str | None: ...
+Outcome = TypeVar("Outcome")
 
 
 @dataclass(frozen=True)
 class FitResult:
-    """What a fit leaves: the averaged image, the steps taken, why it ended, and (step, loss, residual) on the way."""
+    """What a fit gives: the averaged image, the steps taken, why it ended, and (step, loss, residual) on the way."""
 
     image: Tensor
     steps: int
     stop_reason: str
     trace: tuple[tuple[int, float, float], ...]
 
+    @property
+    def failed(self) -> bool:
+        return self.stop_reason == "non-finite"
 
-def fit(
-    network: nn.Module,
-    noisy: Tensor,
-    objective: Objective | JointObjective,
-    *,
-    steps: int,
-    learning_rate: float,
-    decay: Callable[[float], float] = lambda progress: 1.0,
-    optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
-    averaging: float = 0.99,
-    stopping: Sequence[StoppingRule] = (),
-    where: Tensor | None = None,
-) -> FitResult:
-    r"""Fit a network to one noisy image, and return the running average of its outputs.
+    def rescale(self, span: float, offset: float = 0.0) -> FitResult:
+        """The result in other units: its image times the span plus the offset, its residuals times the span."""
+        trace = tuple((step, loss, residual * span) for step, loss, residual in self.trace)
+        return replace(self, image=self.image * span + offset, trace=trace)
+
+
+Procedure = Generator[FitRequest, FitResult, Outcome]
+
+
+def fit(requests: Sequence[FitRequest]) -> list[FitResult]:
+    r"""Fit a network to each noisy image, all at once, and return the running averages of the networks' outputs.
 
     .. math:: \bar x_t = \bar x_{t-1} + w_t (\hat x_t - \bar x_{t-1}), \qquad w_t = \max(1 - a, 10 / (t + 9))
 
-    so that the average covers the last tenth of a short fit and the last 1/(1 - a) steps of a long one.
+    so that an average covers the last tenth of a short fit and the last 1/(1 - a) steps of a long one.
 
     Args:
-        network: fitted in place.
-        noisy: what the objective compares with, (1, C, H, W).
-        objective: gives the loss and the image that it scores, of the shape of ``noisy``.
-        steps: at most this many.
-        learning_rate: of the optimiser, at the first step.
-        decay: what it is multiplied with, as a function of the progress from 0 to 1.
-        optimizer: makes the optimiser from the parameters and ``lr``.
-        averaging: a above; 0 returns the last output.
-        stopping: rules asked every ten steps, in this order.
-        where: the pixels over which the residual is taken; all by default.
+        requests: at least one; several must suit each other.
 
     Returns:
-        the average, with ``stop_reason`` from the rule that ended the fit, ``"steps"`` when none did, or
+        a result for each, with ``stop_reason`` from the rule that ended its fit, ``"steps"`` when none did, or
         ``"non-finite"`` when the loss was.
     """
-    options: dict[str, Any] = {"decay": decay, "optimizer": optimizer, "averaging": averaging, "where": where}
-    return fit_each(network, noisy, objective, [stopping], steps=steps, learning_rate=learning_rate, **options)[0]
-
-
-def fit_each(
-    network: nn.Module,
-    noisy: Tensor,
-    objective: Objective | JointObjective,
-    stopping: Sequence[Sequence[StoppingRule]],
-    *,
-    steps: int,
-    learning_rate: float,
-    decay: Callable[[float], float],
-    optimizer: Callable[..., torch.optim.Optimizer],
-    averaging: float,
-    where: Tensor | None,
-) -> list[FitResult]:
-    """:func:`fit` for noisy images (B, C, H, W) at once, each with rules, and a result, of its own.
-
-    For more than one image the network is a :class:`~monai_dnaprior.fitting.stack.Stack`, the objective a
-    :class:`JointObjective` that gives a loss for each. An image whose fit ends leaves the others.
-    """
-    descent = optimizer(network.parameters(), lr=learning_rate)
-    average = torch.zeros_like(noisy)
-    traces = [list[tuple[int, float, float]]() for _ in noisy]
+    first, batch = requests[0], Batch(requests)
+    traces: list[list[tuple[int, float, float]]] = [[] for _ in requests]
     results: dict[int, FitResult] = {}
-    fitting, step = list(range(len(noisy))), 0
-    while fitting:
-        for group in descent.param_groups:
-            group["lr"] = learning_rate * decay(step / steps)
-        step += 1
-        descent.zero_grad()
-        losses, estimate = objective(noisy, network)
+    for step in range(1, first.steps + 1):
+        batch.set_learning_rate(first.learning_rate((step - 1) / first.steps))
+        batch.optimizer.zero_grad()
+        losses, estimate = batch.objective(batch.noisy, batch.network)
         losses.sum().backward()
-        descent.step()
+        batch.optimizer.step()
         estimate = estimate.detach()
-        average = torch.lerp(average, estimate, max(1 - averaging, 10 / (step + 9)))
-        if step % CHECK_EVERY and step < steps:
-            continue
-        going_on: list[int] = []
-        for place, (number, loss) in enumerate(zip(fitting, losses.detach().reshape(-1).tolist(), strict=True)):
-            one = slice(place, place + 1)
-            left_over = (noisy[one] - average[one])[... if where is None else where[one]]
-            residual = root_mean_square(left_over)
-            reason = reason_to_stop(loss, residual, estimate[one], average[one], stopping[number])
-            if reason or step == steps or step % TRACE_EVERY == 0:
-                traces[number].append((step, loss, residual))
-            if reason or step == steps:
-                results[number] = FitResult(average[one], step, reason or "steps", tuple(traces[number]))
-            else:
-                going_on.append(place)
-        if going_on and len(going_on) < len(fitting):
-            cast(Stack, network).keep(going_on, descent)
-            objective = cast(JointObjective, objective).kept(going_on)
-            noisy, average = noisy[going_on], average[going_on]
-            where = None if where is None else where[going_on]
-        fitting = [fitting[place] for place in going_on]
-    return [results[number] for number in sorted(results)]
+        batch.average = torch.lerp(batch.average, estimate, max(1 - first.averaging, 10 / (step + 9)))
+        if step % CHECK_EVERY == 0 or step == first.steps:
+            ended = check(batch, requests, step, losses.detach(), estimate, traces)
+            results |= ended
+            batch.keep([place for place, number in enumerate(batch.numbers) if number not in ended])
+            if not batch.numbers:
+                break
+    return [results[number] for number in range(len(requests))]
 
 
-def reason_to_stop(
-    loss: float, residual: float, estimate: Tensor, average: Tensor, rules: Sequence[StoppingRule]
-) -> str | None:
-    """What the first rule with a reason says, or ``"non-finite"`` of a fit that has failed."""
-    if not (math.isfinite(loss) and math.isfinite(residual)):
-        return "non-finite"
-    return next(filter(None, (rule(residual, estimate, average) for rule in rules)), None)
+def check(
+    batch: Batch,
+    requests: Sequence[FitRequest],
+    step: int,
+    losses: Tensor,
+    estimate: Tensor,
+    traces: Sequence[list[tuple[int, float, float]]],
+) -> dict[int, FitResult]:
+    """The results of the fits that end at this step, by the number of the request; the traces grow."""
+    ended: dict[int, FitResult] = {}
+    for place, (number, loss) in enumerate(zip(batch.numbers, losses.reshape(-1).tolist(), strict=True)):
+        one, request = slice(place, place + 1), requests[number]
+        average = batch.average[one]
+        residual = root_mean_square((batch.noisy[one] - average)[batch.where[one]])
+        reason = reason_to_stop(request.rules, loss=loss, residual=residual, estimate=estimate[one], average=average)
+        reason = reason or ("steps" if step == request.steps else None)
+        if reason or step % TRACE_EVERY == 0:
+            traces[number].append((step, loss, residual))
+        if reason:
+            ended[number] = FitResult(average, step, reason, tuple(traces[number]))
+    return ended
 
 
-@dataclass
-class Discrepancy:
-    """Stop when what the averaged output leaves over is as small as the noise, residual <= sigma, but not too early.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class GeneratorObjective:
+    r"""What the fit of a generator network minimises: a loss of the part of :math:`f_\theta(z + \eta)` that was seen.
 
-    The first ``warm_up`` looks do not count.
-
-    Source: Morozov's discrepancy principle, Soviet Math. Doklady 7, 1966.
+    Attributes:
+        loss: ``loss(estimate, noisy) -> (B,)`` for images (B, C, H, W), or with ``tv_weight`` as a third argument.
+        z: the fixed inputs (B, input channels, height, width), as large as the network needs them.
+        input_noise: standard deviation of :math:`\eta`, which is added to z at every step, (B,).
+        tv_weight: weight of the total variation, (B,), or None for a loss that takes none.
+        draws: of each image, what gives the noise of a step for its z, of standard deviation 1.
+        precision: of the network's convolutions.
     """
 
-    sigma: float
-    warm_up: int = 0
-    looks: int = 0
+    loss: Callable[..., Tensor]
+    z: Tensor
+    input_noise: Tensor
+    tv_weight: Tensor | None
+    draws: Sequence[Callable[[], Tensor]]
+    precision: str = "float32"
 
-    def __call__(self, residual: float, estimate: Tensor, average: Tensor) -> str | None:
-        self.looks += 1
-        return "discrepancy" if self.looks > self.warm_up and residual <= self.sigma else None
+    def __call__(self, noisy: Tensor, network: nn.Module) -> tuple[Tensor, Tensor]:
+        noise = self.draws[0]()[None] if len(self.draws) == 1 else torch.stack([draw() for draw in self.draws])
+        z = torch.addcmul(self.z, noise, self.input_noise[:, None, None, None])
+        with convolving(self.precision, z.device):
+            estimate = network(z)
+        estimate = estimate[..., : noisy.shape[-2], : noisy.shape[-1]]
+        weights = () if self.tv_weight is None else (self.tv_weight,)
+        return self.loss(estimate, noisy, *weights), estimate
+
+    def join(self, others: Sequence[GeneratorObjective]) -> GeneratorObjective:
+        """The objective of this image and of the others', in this order."""
+        every = (self, *others)
+        joined: dict[str, Any] = {
+            name: torch.cat([getattr(one, name) for one in every]) for name in self._of_each_image()
+        }
+        return replace(self, **joined, draws=[draw for one in every for draw in one.draws])
+
+    def keep(self, places: Sequence[int]) -> GeneratorObjective:
+        """The objective of the images at these places."""
+        kept: dict[str, Any] = {name: getattr(self, name)[places] for name in self._of_each_image()}
+        return replace(self, **kept, draws=[self.draws[place] for place in places])
+
+    def _of_each_image(self) -> list[str]:
+        return ["z", "input_noise"] if self.tv_weight is None else ["z", "input_noise", "tv_weight"]
 
 
-@dataclass
-class MovingVariance:
-    """Stop when the outputs' moving variance has not fallen for ``patience`` looks: they have begun to fit noise.
+def run_fits(procedures: Sequence[Procedure[Outcome]], *, device: torch.device) -> list[Outcome]:
+    """What each procedure returns, with gradients enabled whatever the caller has set.
 
-    The first ``warm_up`` looks do not count, because the average still follows the outputs closely there.
-
-    Source: Wang et al., "Early Stopping for Deep Image Prior", TMLR 2023, arXiv:2112.06074, its moving-average form,
-    with the fit's own average in place of a second one. Needs no noise level.
+    On a CPU they run in several threads, each making fits of its own: small images do not fill more than one, and the
+    result has the same bits however many there are. On an accelerator their fits are made together.
     """
-
-    patience: int = 20
-    memory: float = 0.9
-    warm_up: int = 10
-    looks: int = 0
-    variance: float | None = None
-    lowest: float = float("inf")
-    since: int = 0
-
-    def __call__(self, residual: float, estimate: Tensor, average: Tensor) -> str | None:
-        self.looks += 1
-        if self.looks <= self.warm_up:
-            return None
-        latest = root_mean_square(estimate - average) ** 2
-        self.variance = latest if self.variance is None else self.memory * self.variance + (1 - self.memory) * latest
-        self.since = 0 if self.variance < self.lowest else self.since + 1
-        self.lowest = min(self.lowest, self.variance)
-        return "variance" if self.since >= self.patience else None
+    if device.type in BATCHED_ON:
+        with repeatable(device), gradients_enabled(device):
+            return run_together(procedures)
+    if device.type == "cpu":
+        with single_threaded_pool() as pool:
+            return list(pool.map(partial(run_alone, device=device), procedures))
+    return [run_alone(procedure, device=device) for procedure in procedures]
 
 
-def root_mean_square(image: Tensor) -> float:
-    return image.square().mean().sqrt().item()
+def run_alone(procedure: Procedure[Outcome], *, device: torch.device) -> Outcome:
+    """What a procedure returns when each of its fits is made as it is asked for."""
+    with gradients_enabled(device):
+        try:
+            request = next(procedure)
+            while True:
+                request = procedure.send(fit([request])[0])
+        except StopIteration as end:
+            return end.value
+
+
+def run_together(procedures: Sequence[Procedure[Outcome]]) -> list[Outcome]:
+    """What each procedure returns; when all that have not ended wait for a fit, all their fits are made."""
+    outcomes: dict[int, Outcome] = {}
+    results: dict[int, FitResult | None] = dict.fromkeys(range(len(procedures)))
+    while results:
+        requests: dict[int, FitRequest] = {}
+        for number, result in results.items():
+            try:
+                requests[number] = procedures[number].send(result)  # type: ignore[arg-type]
+            except StopIteration as end:
+                outcomes[number] = end.value
+        results = dict(zip(requests, fit_groups(list(requests.values())), strict=True))
+    return [outcomes[number] for number in range(len(procedures))]
+
+
+def fit_groups(requests: Sequence[FitRequest]) -> list[FitResult]:
+    """The results of all requests, those that suit each other in one batch: what each is alone, but for rounding."""
+    results: dict[int, FitResult] = {}
+    left = list(range(len(requests)))
+    while left:
+        first = requests[left[0]]
+        group = [number for number in left if number == left[0] or first.suits(requests[number])]
+        left = [number for number in left if number not in group]
+        results |= zip(group, fit([requests[number] for number in group]), strict=True)
+    return [results[number] for number in range(len(requests))]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-GAMMA = 1e-3
+GAMMA = 1e-3  # keeps quotients finite for an empty image, and smooths the corner of the root at 0
 IMAGE = (-3, -2, -1)
 
 
-def spectral_fidelity(estimate: Tensor, noisy: Tensor, *, gamma: float = GAMMA, weight: Tensor | None = None) -> Tensor:
+def spectral_fidelity(estimate: Tensor, noisy: Tensor, *, weight: Tensor | None = None) -> Tensor:
     r"""Squared distance of two spectra, relative to the spectrum of the noisy image.
 
     .. math:: L_{IS} = \frac{\|W (F\hat x - F y)\|_2^2}{\|W F y\|_2^2 + \gamma}
@@ -17,27 +17,27 @@ def spectral_fidelity(estimate: Tensor, noisy: Tensor, *, gamma: float = GAMMA, 
     Args:
         estimate: the reconstruction :math:`\hat x`, (..., C, H, W).
         noisy: the measurement :math:`y`, of the same shape.
-        gamma: keeps the quotient finite for an empty image; the paper leaves its value open.
         weight: optional weights :math:`W` of the frequencies, broadcast to (..., C, H, W) in the order of
             ``torch.fft.fft2``. Without it :math:`W = 1`, and by Plancherel's theorem the value and the gradient are
             those of the relative squared error in the image, which is what is evaluated: no transform is needed.
 
     Returns:
-        one value an image, (...), for the orthonormal transform F.
+        one value an image, (...), for the orthonormal transform F and :math:`\gamma = 0.001`, which the paper leaves
+        open.
 
     Source: Cheng et al., "DNA-Prior: Unsupervised Denoise Anything via Dual-Domain Prior", 2025, equation 3.
 
     >>> image = torch.tensor([[[3.0, 4.0]]])
-    >>> float(spectral_fidelity(torch.zeros(1, 1, 2), image, gamma=0.0))
+    >>> round(float(spectral_fidelity(torch.zeros(1, 1, 2), image)), 3)
     1.0
     """
     difference, reference = estimate - noisy, noisy
     if weight is not None:
         difference, reference = (weight * torch.fft.fft2(image, norm="ortho") for image in (difference, reference))
-    return energy(difference) / (energy(reference) + gamma)
+    return energy(difference) / (energy(reference) + GAMMA)
 
 
-def total_variation(estimate: Tensor, *, gamma: float = GAMMA) -> Tensor:
+def total_variation(estimate: Tensor) -> Tensor:
     r"""Isotropic smoothed total variation, relative to the energy of the image.
 
     .. math::
@@ -48,25 +48,37 @@ def total_variation(estimate: Tensor, *, gamma: float = GAMMA) -> Tensor:
 
     Args:
         estimate: the reconstruction :math:`\hat x`, (..., C, H, W). Channels add up, each with its own differences.
-        gamma: smooths the corner of the root at 0 and keeps the quotient finite; the paper leaves its value open.
 
     Returns:
-        one value an image, (...).
+        one value an image, (...), for :math:`\gamma = 0.001`, which the paper leaves open.
 
     Source: Cheng et al., "DNA-Prior: Unsupervised Denoise Anything via Dual-Domain Prior", 2025, equations 4 and 5.
 
     >>> step = torch.tensor([[[1.0, 1.0, 0.0, 0.0]]])
-    >>> float(total_variation(step, gamma=0.0))
+    >>> round(float(total_variation(step)), 2)
     0.5
     """
-    return variation(estimate, gamma=gamma) / (energy(estimate) + gamma)
+    return variation(estimate) / (energy(estimate) + GAMMA)
 
 
-def variation(estimate: Tensor, *, gamma: float = GAMMA) -> Tensor:
+def variation(estimate: Tensor) -> Tensor:
     """The total variation itself, :math:`\\mathrm{TV}(\\hat x)` of :func:`total_variation`: (..., C, H, W) to (...)."""
     along_x = torch.diff(estimate, dim=-1, append=estimate[..., :, -1:])
     along_y = torch.diff(estimate, dim=-2, append=estimate[..., -1:, :])
-    return torch.sqrt(along_x.square() + along_y.square() + gamma**2).sum(IMAGE)
+    return torch.sqrt(along_x.square() + along_y.square() + GAMMA**2).sum(IMAGE)
+
+
+def penalised_fidelity(estimate: Tensor, noisy: Tensor, tv_weight: Tensor, *, fidelity_weight: float = 1.0) -> Tensor:
+    r"""DNA-Prior's objective, :math:`\alpha L_{IS} + \beta L_{TV}`: (B, C, H, W) and weights (B,) to (B,).
+
+    Source: equation 6 of the paper of :func:`spectral_fidelity`.
+    """
+    return fidelity_weight * spectral_fidelity(estimate, noisy) + tv_weight * total_variation(estimate)
+
+
+def penalised_error(estimate: Tensor, noisy: Tensor, tv_weight: Tensor) -> Tensor:
+    """The mean squared error and the total variation a value, DIP-TV's objective: (B, C, H, W) to (B,)."""
+    return squared_error(estimate, noisy) + tv_weight * variation(estimate) / estimate[0].numel()
 
 
 def squared_error(estimate: Tensor, noisy: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 PADDINGS = ("reflect", "zeros")
+SHIFTS = 33  # along each axis, of the noise that is drawn once
 
 
 class SkipNet(nn.Module):
@@ -113,6 +114,37 @@ def fixed_input(*, channels: int, height: int, width: int, seed: int = 0) -> Ten
     """
     generator = torch.Generator().manual_seed(seed)
     return 0.1 * torch.rand(1, channels, height, width, generator=generator, device="cpu")
+
+
+class FreshNoise:
+    """Standard normal noise for an input z (1, C, H, W), drawn anew each time, in its shape (C, H, W)."""
+
+    def __init__(self, z: Tensor, seed: int) -> None:
+        self.noise = torch.empty_like(z[0], memory_format=torch.contiguous_format)
+        self.generator = torch.Generator(z.device).manual_seed(seed)
+
+    def __call__(self) -> Tensor:
+        return self.noise.normal_(generator=self.generator)
+
+
+class ShiftedNoise:
+    """Standard normal noise for an input z (1, C, H, W), drawn once and a little larger, of which each time a window.
+
+    The window's place is drawn anew, so that no pixel keeps its noise. It costs next to nothing, where fresh noise
+    takes a fifth of a step of a small network; and it is the same on every device.
+    """
+
+    def __init__(self, z: Tensor, seed: int) -> None:
+        self.size = height, width = z.shape[-2:]
+        self.generator = torch.Generator().manual_seed(seed)
+        larger = torch.randn(
+            height + SHIFTS - 1, width + SHIFTS - 1, z.shape[1], generator=self.generator, device="cpu"
+        )
+        self.noise = larger.to(z.device).movedim(-1, 0)
+
+    def __call__(self) -> Tensor:
+        row, column = torch.randint(SHIFTS, (2,), generator=self.generator, device="cpu").tolist()
+        return self.noise[:, row : row + self.size[0], column : column + self.size[1]]
 
 
 class Join(nn.Module):

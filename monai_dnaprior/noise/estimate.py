@@ -229,7 +229,7 @@ class NoiseKind:
         return cls(noise_correlation(noisy).item(), brightness_dependence(noisy).item())
 
     @property
-    def can_be_evened(self) -> bool:
+    def can_be_stabilised(self) -> bool:
         """Whether it depends on brightness in a way that can be measured: differences do not show correlated noise."""
         return self.dependence > DEPENDENT and self.correlation <= CORRELATED
 

@@ -36,7 +36,7 @@ class Stabiliser:
     >>> from monai_dnaprior.noise.estimate import NoiseKind
     >>> counts = torch.poisson(torch.linspace(1, 40, 128).expand(1, 1, 128, 128), torch.Generator().manual_seed(0))
     >>> stabiliser = Stabiliser.of(counts)
-    >>> [NoiseKind.of(image).can_be_evened for image in (counts, stabiliser(counts))]
+    >>> [NoiseKind.of(image).can_be_stabilised for image in (counts, stabiliser(counts))]
     [True, False]
     """
 

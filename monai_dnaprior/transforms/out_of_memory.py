@@ -1,4 +1,4 @@
-"""What is done where the memory does not suffice: fewer slices at once, then parts of one, then the CPU."""
+"""What is done where memory does not suffice: fewer slices at once, then tiles of one, then the CPU."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..denoisers.result import UNTREATED, Denoiser, Result
-from ..fitting.tiles import in_tiles
+from ..fitting.tiles import map_tiles
 
 SMALLEST_TILE = 128  # side
 SIGNS = ("can't allocate memory", "out of memory", "ALLOC_FAILED", "unable to find an engine")  # in what is said
@@ -26,29 +26,29 @@ def within_memory(denoiser: Denoiser, noisy: Tensor, indices: range) -> Result:
     Raises:
         MemoryError: on a CPU, which is no way out of its own memory.
     """
-    result = attempted(partial(denoiser, noisy, slice_indices=indices))
+    result = attempt(partial(denoiser, noisy, slice_indices=indices))
     if result is not None:
         return result
     if len(noisy) > 1:
         half = len(noisy) // 2
         first = within_memory(denoiser, noisy[:half], indices[:half])
         last = within_memory(denoiser, noisy[half:], indices[half:])
-        return warned(joined(first, last), f"out of memory with {len(noisy)} slices at once: halved")
+        return add_warning(join_results(first, last), f"out of memory with {len(noisy)} slices at once: halved")
     side = max(noisy.shape[-2:]) // 2
     while side >= SMALLEST_TILE:
-        result = attempted(partial(tiled, denoiser, noisy, indices, side))
+        result = attempt(partial(denoise_tiles, denoiser, noisy, indices, side))
         if result is not None:
-            return warned(result, f"out of memory with the whole slice: denoised in tiles of {side}×{side} pixels")
+            return add_warning(result, f"out of memory with the whole slice: denoised in tiles of {side}×{side} pixels")
         side //= 2
     if noisy.device.type == "cpu":
         tried = ", in tiles too" if max(noisy.shape[-2:]) // 2 >= SMALLEST_TILE else ""
         raise MemoryError(f"out of memory with a slice of {noisy.shape[-2]}×{noisy.shape[-1]} pixels{tried}.")
-    result = placed(denoiser(noisy.cpu(), slice_indices=indices), noisy.device)
-    return warned(result, f"out of memory on {noisy.device}: denoised on the CPU")
+    result = move_result(denoiser(noisy.cpu(), slice_indices=indices), noisy.device)
+    return add_warning(result, f"out of memory on {noisy.device}: denoised on the CPU")
 
 
-def attempted(function: Callable[[], Result]) -> Result | None:
-    """What it gives; or None if the memory did not suffice, of which then as much is free as before."""
+def attempt(function: Callable[[], Result]) -> Result | None:
+    """What a function gives, or None if the memory did not suffice; what the attempt took is then freed."""
     try:
         return function()
     except (MemoryError, RuntimeError) as error:
@@ -65,7 +65,7 @@ def out_of_memory(error: Exception) -> bool:
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(sign in str(error) for sign in SIGNS)
 
 
-def tiled(denoiser: Denoiser, noisy: Tensor, indices: range, side: int) -> Result:
+def denoise_tiles(denoiser: Denoiser, noisy: Tensor, indices: range, side: int) -> Result:
     """One image (1, C, H, W) in tiles, each with a noise level of its own; the record is that of the first treated."""
     results: list[Result] = []
 
@@ -74,7 +74,7 @@ def tiled(denoiser: Denoiser, noisy: Tensor, indices: range, side: int) -> Resul
         maps = [map_ for map_ in (results[-1].image, results[-1].spread) if map_ is not None]
         return torch.cat(maps, 1)
 
-    image, *spread = in_tiles(denoised, noisy, side).split(noisy.shape[1], 1)
+    image, *spread = map_tiles(denoised, noisy, side).split(noisy.shape[1], 1)
     records = [result.records[0] for result in results]
     record = next((record for record in records if record.stop_reason not in UNTREATED), records[0])
     warnings = tuple(dict.fromkeys(text for record in records for text in record.warnings))
@@ -82,20 +82,20 @@ def tiled(denoiser: Denoiser, noisy: Tensor, indices: range, side: int) -> Resul
     return Result(image, [record], *spread)
 
 
-def joined(first: Result, last: Result) -> Result:
+def join_results(first: Result, last: Result) -> Result:
     """The results of two batches as that of one."""
     spreads = [spread for spread in (first.spread, last.spread) if spread is not None]
     records = [*first.records, *last.records]
     return Result(torch.cat((first.image, last.image)), records, torch.cat(spreads) if spreads else None)
 
 
-def placed(result: Result, device: torch.device) -> Result:
+def move_result(result: Result, device: torch.device) -> Result:
     """The result on this device."""
     spread = None if result.spread is None else result.spread.to(device)
     return replace(result, image=result.image.to(device), spread=spread)
 
 
-def warned(result: Result, text: str) -> Result:
+def add_warning(result: Result, text: str) -> Result:
     """The result with one more warning in each of its records."""
     records = [replace(record, warnings=(*record.warnings, text)) for record in result.records]
     return replace(result, records=records)
