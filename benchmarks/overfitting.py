@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 from publish import RESULTS, publish
 from table1 import CROPS, SIGMAS, WIDE, make_case, method
@@ -19,11 +19,13 @@ from monai_dnaprior.compare.cases import Case
 from monai_dnaprior.compare.table import markdown_table
 from monai_dnaprior.denoisers.per_image import PerImageFit
 from monai_dnaprior.denoisers.registry import create_denoiser
+from monai_dnaprior.denoisers.skip_prior import sigmoid_range
 from monai_dnaprior.fitting.devices import PRECISIONS
-from monai_dnaprior.fitting.fit import CHECK_EVERY, MovingVariance
+from monai_dnaprior.fitting.fit import CHECK_EVERY
+from monai_dnaprior.fitting.stopping import MovingVariance
 from monai_dnaprior.noise.metrics import decibels
 
-PATIENCE = 40  # looks
+PATIENCE = 40  # checks
 METHODS = "dip,dip-tv,dna-prior-paper,wire,ds-n2n,self2self"
 
 
@@ -55,19 +57,18 @@ def measure(case: Case, label: str, name: str, options: dict[str, Any], *, early
     denoiser, clean, noisy = create_denoiser(name, **options), case.clean, case.noisy
     assert isinstance(denoiser, PerImageFit)
     assert clean is not None
-    offset, span = denoiser.output_range(noisy)
+    offset, span = sigmoid_range(noisy) if getattr(denoiser, "sigmoid", False) else (0.0, 1.0)
     rule, qualities, stops = MovingVariance(), list[float](), list[int]()
 
-    def look(residual: float, estimate: Tensor, average: Tensor) -> str | None:
+    def check(residual: float, estimate: Tensor, average: Tensor) -> str | None:
         qualities.append(decibels(average.cpu() * span + offset, clean))
         if not stops and rule(residual, estimate, average):
             stops.append(len(qualities))
-        return "behind" if early and stops and len(qualities) - best_look(qualities) >= PATIENCE else None
+        return "behind" if early and stops and len(qualities) - best_check(qualities) >= PATIENCE else None
 
-    with patch.object(PerImageFit, "rules", lambda self, noisy, sigma: [look]):
-        result = denoiser(noisy.to(device))
+    result = replace(denoiser, stopping=lambda: check)(noisy.to(device))
     last = f"{decibels(result.image.cpu(), clean):.2f} ({result.records[0].steps})"
-    best = best_look(qualities)
+    best = best_check(qualities)
     return {
         "image": case.name,
         "method": label,
@@ -78,7 +79,7 @@ def measure(case: Case, label: str, name: str, options: dict[str, Any], *, early
     }
 
 
-def best_look(qualities: list[float]) -> int:
+def best_check(qualities: list[float]) -> int:
     return max(range(len(qualities)), key=qualities.__getitem__) + 1
 
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -22,9 +22,12 @@ from monai_dnaprior.compare.run import peak_memory
 from monai_dnaprior.compare.table import markdown_table
 from monai_dnaprior.denoisers.dip import DeepImagePrior
 from monai_dnaprior.denoisers.dnaprior import DNAPrior
-from monai_dnaprior.denoisers.skip_prior import SkipNetPrior
+from monai_dnaprior.denoisers.per_image import NoisyImage
+from monai_dnaprior.fitting.batch import FitRequest
 from monai_dnaprior.fitting.devices import PRECISIONS, convolving
+from monai_dnaprior.fitting.fit import GeneratorObjective
 from monai_dnaprior.fitting.threads import single_threaded_pool
+from monai_dnaprior.noise.estimate import varying_pixels
 from monai_dnaprior.noise.metrics import decibels
 from monai_dnaprior.noise.models import add_noise
 
@@ -120,26 +123,26 @@ def throughput(clean: Tensor, count: int) -> dict[str, Any]:
 def reference_step(clean: Tensor, *, precision: str = "float32") -> float:
     """Seconds a step of the reference takes, with every thread; in float32 laid out as in its authors' code."""
     dip, image = DeepImagePrior(precision=precision), noisy(clean)
-    layout = torch.contiguous_format if precision == "float32" else dip.layout(image.device)
-    network = dip.network().to(memory_format=layout)  # type: ignore[call-overload]
-    objective = dip.objective(network, image, 0.1, seed=0)
-    objective = replace(objective, z=objective.z.contiguous(memory_format=layout))
-    return timed(stepper(dip, network, image, objective), repeats=10)
+    request = next(dip.fit_tile(NoisyImage(image, varying_pixels(image), 0.1), dip.network(), 0))
+    if precision == "float32":
+        request.network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        objective = cast(GeneratorObjective, request.objective)
+        request = replace(request, objective=replace(objective, z=objective.z.contiguous()))
+    return timed(stepper(request), repeats=10)
 
 
 def step_against_convolutions(precision: str, side: int = SIDE // 2) -> dict[str, Any]:
     """A step of the default, as one thread takes it, against its convolutions forward and backward."""
     prior = DNAPrior(precision=precision)
     image = noisy(torch.rand(1, 1, side, side, generator=torch.Generator().manual_seed(0)))
-    network = prior.network().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    objective = prior.objective(network, image, 0.1, seed=0)
+    request = next(prior.fit_small(NoisyImage(image, varying_pixels(image), 0.1), prior.network(), 0, 2))
     seen: list[tuple[nn.Conv2d, Tensor]] = []
     hooks = [
         module.register_forward_hook(lambda module, inputs, output: seen.append((module, inputs[0].detach())))
-        for module in network.modules()
+        for module in request.network.modules()
         if isinstance(module, nn.Conv2d)
     ]
-    objective(image, network)
+    request.objective(request.noisy, request.network)
     for hook in hooks:
         hook.remove()
 
@@ -150,7 +153,7 @@ def step_against_convolutions(precision: str, side: int = SIDE // 2) -> dict[str
             torch.autograd.grad(output, [features, *module.parameters()], torch.ones_like(output))
 
     with single_threaded_pool() as pool:
-        step = pool.submit(timed, stepper(prior, network, image, objective), repeats=30).result()
+        step = pool.submit(timed, stepper(request), repeats=30).result()
         alone = pool.submit(timed, convolutions, repeats=30).result()
     return {
         "side": side,
@@ -160,15 +163,13 @@ def step_against_convolutions(precision: str, side: int = SIDE // 2) -> dict[str
     }
 
 
-def stepper(
-    prior: SkipNetPrior, network: nn.Module, image: Tensor, objective: Callable[..., tuple[Tensor, Tensor]]
-) -> Callable[[], None]:
-    """One step of the fit, as :func:`monai_dnaprior.fitting.fit.fit` takes it."""
-    descent = prior.optimizer(network.parameters(), lr=prior.learning_rate)
+def stepper(request: FitRequest) -> Callable[[], None]:
+    """One step of a fit, as :func:`monai_dnaprior.fitting.fit.fit` takes it."""
+    descent = request.optimizer(request.network.parameters(), lr=request.learning_rate(0))
 
     def step() -> None:
         descent.zero_grad()
-        objective(image, network)[0].backward()
+        request.objective(request.noisy, request.network)[0].backward()
         descent.step()
 
     return step

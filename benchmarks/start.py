@@ -15,8 +15,9 @@ from monai_dnaprior import load_weights
 from monai_dnaprior.compare.table import markdown_table
 from monai_dnaprior.denoisers.dnaprior import DNAPrior
 from monai_dnaprior.denoisers.nonlocal_bayes import refine
+from monai_dnaprior.denoisers.per_image import NoisyImage
 from monai_dnaprior.fitting.losses import spectral_fidelity, total_variation
-from monai_dnaprior.noise.estimate import estimate_sigma
+from monai_dnaprior.noise.estimate import estimate_sigma, varying_pixels
 from monai_dnaprior.noise.metrics import decibels
 
 MODALITIES = ("microscopy", "mri", "pet", "ct", "ultrasound")
@@ -41,7 +42,7 @@ def measure(data: Path, modality: str, sigma: int) -> list[list[float]]:
     case = make_case(data, modality, sigma)
     assert case.clean is not None
     level = estimate_sigma(case.noisy).item()
-    weight = DNAPrior().weight(case.noisy, level)
+    weight = DNAPrior().balanced_tv_weight(NoisyImage(case.noisy, varying_pixels(case.noisy), level))
     network = copy.deepcopy(load_weights().network).requires_grad_()
     optimizer = torch.optim.Adam(network.parameters(), RATE)
     plain, refined = [], []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass, field
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -15,28 +15,10 @@ from torch import Tensor
 
 from monai_dnaprior.compare.table import markdown_table
 from monai_dnaprior.denoisers.dnaprior import DNAPrior
-from monai_dnaprior.fitting.fit import StoppingRule
+from monai_dnaprior.fitting.fit import CHECK_EVERY, FitResult, Procedure
 from monai_dnaprior.noise.metrics import decibels
 
 EVERY = 50
-
-
-@dataclass(frozen=True, kw_only=True)
-class Watched(DNAPrior):
-    """The same fit to its last step, with the averaged output kept on the way."""
-
-    kept: dict[int, Tensor] = field(default_factory=dict)
-
-    def rules(self, noisy: Tensor, sigma: float) -> list[StoppingRule]:
-        looks = 0
-
-        def keep(residual: float, estimate: Tensor, average: Tensor) -> None:
-            nonlocal looks
-            looks += 10
-            if looks % EVERY == 0:
-                self.kept[looks] = average.clone()
-
-        return [keep]
 
 
 def main() -> None:
@@ -55,9 +37,15 @@ def measure(data: Path, modality: str, sigma: int) -> dict[str, Any]:
     case = make_case(data, modality, sigma)
     assert case.clean is not None
     own = DNAPrior()(case.noisy)
-    watched = Watched()
-    watched(case.noisy)
-    quality = {steps: decibels(finished(watched, case.noisy, steps), case.clean) for steps in watched.kept}
+    kept: dict[int, Tensor] = {}
+    checks = itertools.count(1)
+
+    def keep(residual: float, estimate: Tensor, average: Tensor) -> None:
+        if (step := CHECK_EVERY * next(checks)) % EVERY == 0:
+            kept[step] = average.clone()
+
+    DNAPrior(stopping=lambda: keep)(case.noisy)
+    quality = {step: decibels(finish(average, case.noisy), case.clean) for step, average in kept.items()}
     best = max(quality, key=lambda steps: quality[steps])
     return {
         "image": case.name,
@@ -71,15 +59,15 @@ def measure(data: Path, modality: str, sigma: int) -> dict[str, Any]:
     }
 
 
-def finished(watched: Watched, noisy: Tensor, steps: int) -> Tensor:
-    """What the default makes of the averaged output after so many steps."""
+def finish(average: Tensor, noisy: Tensor) -> Tensor:
+    """What the default makes of the averaged output of a fit that was ended early."""
 
-    @dataclass(frozen=True, kw_only=True)
     class Resumed(DNAPrior):
-        def objective(self, *arguments: Any) -> Any:
-            return lambda noisy, network: (next(network.parameters()).sum(), watched.kept[steps])
+        def fit_small(self, *arguments: Any) -> Procedure[FitResult]:
+            yield from ()
+            return FitResult(average, 0, "discrepancy", ())
 
-    return Resumed(steps=1, averaging=0.0)(noisy).image
+    return Resumed()(noisy).image
 
 
 def write(rows: list[dict[str, Any]]) -> None:
