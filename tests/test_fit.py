@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from monai_dnaprior.fitting.fit import Discrepancy, MovingVariance, fit
+from monai_dnaprior.fitting.batch import FitRequest, Objective, Schedule
+from monai_dnaprior.fitting.fit import FitResult, fit
+from monai_dnaprior.fitting.stopping import Discrepancy, MovingVariance
 from monai_dnaprior.fitting.threads import convolution_choice, gradients_enabled, repeatable, side_by_side
 
 
@@ -24,6 +27,13 @@ class Pixels(nn.Module):
         return self.image * 1
 
 
+def fit_pixels(noisy: Tensor, objective: Objective, *, learning_rate: float, **options: Any) -> FitResult:
+    """The fit of free pixels to one image."""
+    network = Pixels(noisy.shape)
+    made = {"network": network, "noisy": noisy, "objective": objective, "learning_rate": Schedule(learning_rate)}
+    return fit([FitRequest(**made, **options)])[0]
+
+
 def squared_error(noisy: Tensor, network: nn.Module) -> tuple[Tensor, Tensor]:
     estimate = network()
     return (estimate - noisy).square().sum(), estimate
@@ -35,7 +45,7 @@ def noisy() -> Tensor:
 
 
 def test_descends_to_the_image_and_traces_the_way(noisy: Tensor) -> None:
-    result = fit(Pixels(noisy.shape), noisy, squared_error, steps=400, learning_rate=0.02)
+    result = fit_pixels(noisy, squared_error, steps=400, learning_rate=0.02)
     torch.testing.assert_close(result.image, noisy, atol=1e-3, rtol=0)
     assert (result.steps, result.stop_reason) == (400, "steps")
     steps, losses, residuals = zip(*result.trace, strict=True)
@@ -53,7 +63,7 @@ def test_average_is_the_stated_recursion(noisy: Tensor, averaging: float, steps:
         outputs.append(estimate.detach())
         return loss, estimate
 
-    result = fit(Pixels(noisy.shape), noisy, objective, steps=steps, learning_rate=0.1, averaging=averaging)
+    result = fit_pixels(noisy, objective, steps=steps, learning_rate=0.1, averaging=averaging)
     average = outputs[0]
     for step, output in enumerate(outputs[1:], 2):
         weight = max(1 - averaging, 10 / (step + 9))
@@ -64,15 +74,8 @@ def test_average_is_the_stated_recursion(noisy: Tensor, averaging: float, steps:
 def test_discrepancy_stops_at_the_noise_level_where_it_is_looked_for(noisy: Tensor) -> None:
     where = torch.zeros(noisy.shape, dtype=torch.bool)
     where[..., 0] = True
-    result = fit(
-        Pixels(noisy.shape),
-        noisy,
-        squared_error,
-        steps=500,
-        learning_rate=0.005,
-        stopping=[Discrepancy(sigma=0.1)],
-        where=where,
-    )
+    rules = [Discrepancy(sigma=0.1)]
+    result = fit_pixels(noisy, squared_error, steps=500, learning_rate=0.005, rules=rules, where=where)
     assert result.stop_reason == "discrepancy"
     assert result.steps < 500
     assert 0.08 < (noisy - result.image)[where].square().mean().sqrt().item() <= 0.1
@@ -97,7 +100,7 @@ def test_variance_stops_once_the_outputs_move_more_again(noisy: Tensor) -> None:
         return loss, estimate + restless * (-1) ** calls
 
     rules = [MovingVariance(patience=5)]
-    result = fit(Pixels(noisy.shape), noisy, objective, steps=1000, learning_rate=0.02, stopping=rules)
+    result = fit_pixels(noisy, objective, steps=1000, learning_rate=0.02, rules=rules)
     assert result.stop_reason == "variance"
     assert 200 < result.steps < 400
 
@@ -107,7 +110,7 @@ def test_a_loss_that_is_not_finite_ends_the_fit(noisy: Tensor) -> None:
         loss, estimate = squared_error(noisy, network)
         return loss * float("nan"), estimate
 
-    result = fit(Pixels(noisy.shape), noisy, objective, steps=100, learning_rate=0.02)
+    result = fit_pixels(noisy, objective, steps=100, learning_rate=0.02)
     assert (result.stop_reason, result.steps) == ("non-finite", 10)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -14,15 +15,22 @@ from monai_dnaprior.denoisers import dnaprior as priors
 from monai_dnaprior.denoisers import skip_prior
 from monai_dnaprior.denoisers.dip import DeepImagePrior, DeepSpectralPrior
 from monai_dnaprior.denoisers.dnaprior import DNAPrior
+from monai_dnaprior.denoisers.per_image import NoisyImage
 from monai_dnaprior.denoisers.skip_prior import sigmoid_range
 from monai_dnaprior.denoisers.wire import WIRE
-from monai_dnaprior.fitting.batch import Request
+from monai_dnaprior.fitting import fit
+from monai_dnaprior.fitting.batch import FitRequest
 from monai_dnaprior.fitting.fit import FitResult
-from monai_dnaprior.fitting.losses import spectral_fidelity, squared_error, total_variation, variation
+from monai_dnaprior.fitting.losses import penalised_error, spectral_fidelity, squared_error, total_variation, variation
 from monai_dnaprior.fitting.networks import SkipNet, fixed_input
 from monai_dnaprior.noise.metrics import decibels
 
 pytestmark = GUARDED
+
+
+def as_seen(pixels: Tensor, sigma: float) -> NoisyImage:
+    """An image with noise everywhere."""
+    return NoisyImage(pixels, torch.ones_like(pixels, dtype=torch.bool), sigma)
 
 
 def test_paper_preset_is_as_printed() -> None:
@@ -54,7 +62,8 @@ def test_objective_is_equation_6_without_the_noise_on_the_input() -> None:
     prior = DNAPrior(**SHORT, fidelity_weight=2.0, input_noise=0.0, tv_weight=0.3)
     noisy = torch.rand(1, 1, 13, 17, generator=torch.Generator().manual_seed(0))
     network = prior.network(1)
-    loss, estimate = prior.objective(network, noisy, 0.5, seed=7)(noisy, network)
+    request = next(prior.fit_small(as_seen(noisy, 0.5), network, 7, 2))
+    loss, estimate = request.objective(noisy, network)
     expected = 2 * spectral_fidelity(estimate, noisy) + 0.3 * total_variation(estimate)
     torch.testing.assert_close(loss, expected)
     assert estimate.shape == noisy.shape
@@ -77,8 +86,9 @@ def test_no_fit_ends_before_its_least_steps_and_strong_noise_lets_it_end_sooner(
     options: dict[str, int], sigma: float, least: int, channels: int
 ) -> None:
     image = torch.zeros(1, channels, 2, 2)
-    (rule,) = DNAPrior(**options).rules(image, sigma)
-    asked = [10 * look for look in range(1, 60) if rule(0.0, image, image)]
+    prior = DNAPrior(**options)
+    (rule,) = prior.rules(as_seen(image, sigma), prior.least_steps)
+    asked = [10 * check for check in range(1, 60) if rule(0.0, image, image)]
     least = {(80, 3): 230, (10, 3): 10}.get((least, channels), least * channels)  # 75 a channel, in tens
     assert asked[0] == least
 
@@ -141,12 +151,14 @@ def test_a_fit_that_fails_is_tried_once_more_and_then_gives_the_input_back(
         draws.append(seed)
         return fixed_input(seed=seed, **sizes)
 
-    def broken_on_the_first_image(estimate: Tensor, target: Tensor) -> Tensor:
+    loss_of = priors.penalised_fidelity
+
+    def broken_on_the_first_image(estimate: Tensor, target: Tensor, *weights: Tensor, **options: float) -> Tensor:
         broken = torch.equal(target, noisy[:1]) and len(draws) <= failures
-        return spectral_fidelity(estimate, target) * (float("nan") if broken else 1)
+        return loss_of(estimate, target, *weights, **options) * (float("nan") if broken else 1)
 
     monkeypatch.setattr(skip_prior, "fixed_input", draw)
-    monkeypatch.setattr(priors, "spectral_fidelity", broken_on_the_first_image)
+    monkeypatch.setattr(priors, "penalised_fidelity", broken_on_the_first_image)
     result = prior(noisy[:1])
     assert len(draws) == len(set(draws)) == 2
     assert result.records[0].stop_reason == reason
@@ -156,18 +168,10 @@ def test_a_fit_that_fails_is_tried_once_more_and_then_gives_the_input_back(
 
 
 @pytest.mark.parametrize("height", [40, 20])
-def test_large_images_are_fitted_in_tiles(height: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_images_are_fitted_in_tiles(height: int, seen: list[Tensor]) -> None:
     noisy = torch.rand(1, 1, height, 70, generator=torch.Generator().manual_seed(0))
-    windows: list[tuple[int, ...]] = []
-    estimate = DNAPrior.estimate
-
-    def watched(prior: DNAPrior, ask: Any, network: Any, part: Tensor, *arguments: Any) -> Any:
-        windows.append(tuple(part.shape))
-        return estimate(prior, ask, network, part, *arguments)
-
-    monkeypatch.setattr(DNAPrior, "estimate", watched)
-    monkeypatch.setattr("monai_dnaprior.denoisers.per_image.TILE", 32)
-    result = DNAPrior(**SHORT)(noisy)
+    result = DNAPrior(**SHORT, tile=32)(noisy)
+    windows = [tuple(image.shape) for image in seen]
     assert set(windows) == {(1, 1, min(height, 32), 32)}  # no more than there is of the image
     assert len(windows) == (6 if height > 32 else 3)
     assert result.image.shape == noisy.shape
@@ -199,13 +203,14 @@ def test_a_batch_with_restarts_equals_its_images_alone(noisy_slice: Tensor) -> N
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """What networks are fitted to from here on."""
     images: list[Tensor] = []
-    alone = Request.alone
 
-    def watched(request: Request) -> FitResult:
-        images.append(request.noisy)
-        return alone(request)
+    original = fit.fit
 
-    monkeypatch.setattr(Request, "alone", watched)
+    def watched(requests: Sequence[FitRequest]) -> list[FitResult]:
+        images.extend(request.noisy for request in requests)
+        return original(requests)
+
+    monkeypatch.setattr(fit, "fit", watched)
     return images
 
 
@@ -223,7 +228,9 @@ def test_a_shrunk_fit_is_of_the_averaged_image_and_has_the_size_of_the_other(see
     assert seen[0].shape[-2:] == (66, 67)
     small = torch.nn.functional.avg_pool2d(noisy[..., :130, :], 2)
     record = DNAPrior(**SHORT, shrink=2, stabilise=False)(noisy[..., :130, :]).records[0]
-    assert record.tv_weight == pytest.approx(DNAPrior().weight(small, record.sigma / 2))  # the one that was used
+    assert record.tv_weight == pytest.approx(
+        DNAPrior().balanced_tv_weight(as_seen(small, record.sigma / 2))
+    )  # the one that was used
     seen.pop()
     DNAPrior(**SHORT, shrink=2)(noisy[..., :127, :])  # half of it is too small to fit
     DNAPrior(**SHORT, shrink=1)(noisy)
@@ -232,7 +239,7 @@ def test_a_shrunk_fit_is_of_the_averaged_image_and_has_the_size_of_the_other(see
 
 def test_the_weight_falls_where_noise_is_most_of_the_energy() -> None:
     noise = 0.2 * torch.randn(1, 1, 64, 64, generator=torch.Generator().manual_seed(0))
-    bright, dark = (DNAPrior().weight(level + noise, 0.2) for level in (1.0, 0.1))
+    bright, dark = (DNAPrior().balanced_tv_weight(as_seen(level + noise, 0.2)) for level in (1.0, 0.1))
     assert bright == pytest.approx(0.3 * 0.2 / 1.04, rel=0.02)
     assert dark == pytest.approx(0.3 * 0.2 * 0.2, rel=0.2)
 
@@ -324,31 +331,34 @@ def test_dip_tv_is_dip_at_weight_zero_and_adds_the_variation_otherwise() -> None
     assert not torch.equal(dip(noisy).image, some(noisy).image)
     estimate = noisy / 2
     expected = squared_error(estimate, noisy) + 0.5 * variation(estimate) / 256
-    torch.testing.assert_close(DeepImagePrior(tv_weight=0.5).loss(estimate, noisy, torch.tensor([0.5])), expected)
+    torch.testing.assert_close(penalised_error(estimate, noisy, torch.tensor([0.5])), expected)
+
+
+def loss_of(prior: DeepSpectralPrior) -> Any:
+    """What the fit of an image minimises."""
+    return next(prior.fit_tile(as_seen(torch.zeros(1, 1, 8, 8), 0.1), prior.network(), 0)).objective.loss
 
 
 def test_deep_spectral_prior_sees_amplitude_and_phase_apart() -> None:
     noisy = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     both, amplitude, phase = (
-        DeepSpectralPrior(amplitude_weight=a, phase_weight=p).loss for a, p in ((1, 1), (1, 0), (0, 1))
+        loss_of(DeepSpectralPrior(**SHORT, amplitude_weight=a, phase_weight=p)) for a, p in ((1, 1), (1, 0), (0, 1))
     )
     estimate = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(1))
-    torch.testing.assert_close(both(estimate, noisy, 0), squared_error(estimate, noisy))
-    torch.testing.assert_close(both(estimate, noisy, 0), amplitude(estimate, noisy, 0) + phase(estimate, noisy, 0))
+    torch.testing.assert_close(both(estimate, noisy), squared_error(estimate, noisy))
+    torch.testing.assert_close(both(estimate, noisy), amplitude(estimate, noisy) + phase(estimate, noisy))
     brighter, shifted = 1.5 * noisy, noisy.roll((2, 3), (-2, -1))  # another amplitude alone, another phase alone
-    torch.testing.assert_close(phase(brighter, noisy, 0), torch.zeros(2), atol=1e-6, rtol=0)
-    torch.testing.assert_close(amplitude(shifted, noisy, 0), torch.zeros(2), atol=1e-6, rtol=0)
+    torch.testing.assert_close(phase(brighter, noisy), torch.zeros(2), atol=1e-6, rtol=0)
+    torch.testing.assert_close(amplitude(shifted, noisy), torch.zeros(2), atol=1e-6, rtol=0)
     angles = [torch.fft.fft2(image, norm="ortho").angle() for image in (estimate, noisy)]
     sizes = [torch.fft.fft2(image, norm="ortho").abs() for image in (estimate, noisy)]
     definition = (2 * sizes[0] * sizes[1] * (1 - torch.cos(angles[0] - angles[1]))).mean((1, 2, 3))
-    torch.testing.assert_close(phase(estimate, noisy, 0), definition)
+    torch.testing.assert_close(phase(estimate, noisy), definition)
 
 
 def test_wires_learning_rate_is_its_papers() -> None:
-    wire = WIRE()
-    assert wire.rate(torch.zeros(1, 1, 256, 256)) == 5e-3
-    assert wire.rate(torch.zeros(1, 1, 512, 512)) == 5e-3 / 4
-    assert [wire.decay(progress) for progress in (0, 1)] == [1, 0.1]
+    assert [WIRE().schedule(256**2)(progress) for progress in (0, 1)] == [5e-3, 5e-4]
+    assert WIRE().schedule(512**2)(0) == 5e-3 / 4
 
 
 @pytest.mark.parametrize(("side", "least"), [(32, 40), (64, 80), (100, 120)])

@@ -22,7 +22,7 @@ from monai_dnaprior import list_denoisers
 from monai_dnaprior.__main__ import main
 from monai_dnaprior.cohort.all_scans import CORRUPT, FAILED, NOTHING_VALID, SOME_BAD
 from monai_dnaprior.denoisers import dnaprior as priors
-from monai_dnaprior.denoisers.result import STOP_REASONS
+from monai_dnaprior.report.before_after import STOPPED_BY
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -161,7 +161,7 @@ def test_gpu_benchmark_measures_what_it_says(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_stop_reasons_are_all_explained() -> None:
-    assert tuple(re.findall(r"^\| `([\w-]+)` \|", README, flags=re.M)) == STOP_REASONS
+    assert tuple(re.findall(r"^\| `([\w-]+)` \|", README, flags=re.M)) == tuple(STOPPED_BY)
 
 
 def test_pictures_exist() -> None:

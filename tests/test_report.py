@@ -22,7 +22,6 @@ from test_readme import RELIABILITY, blocks
 
 from monai_dnaprior.__main__ import main
 from monai_dnaprior.cohort.all_scans import SOME_BAD, denoise_all
-from monai_dnaprior.denoisers.result import STOP_REASONS
 from monai_dnaprior.files.discovery import Source
 from monai_dnaprior.files.scan import Caps, CorruptScan, ScanError, UnsupportedScan
 from monai_dnaprior.report.before_after import STOPPED_BY
@@ -143,10 +142,6 @@ def test_a_scan_that_was_left_alone_has_a_report_without_empty_charts(tmp_path: 
     assert "2 slices left alone" in page.text
     assert "Nothing was changed" in page.text
     assert "Spectrum" not in page.text
-
-
-def test_stop_reasons_are_all_in_words() -> None:
-    assert tuple(STOPPED_BY) == STOP_REASONS
 
 
 def test_a_report_that_cannot_be_is_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -9,7 +9,7 @@ from conftest import GUARDED, SHORT
 from monai_dnaprior import create_denoiser
 from monai_dnaprior.denoisers.dnaprior import DNAPrior
 from monai_dnaprior.denoisers.result import Record
-from monai_dnaprior.denoisers.safeguards import treated
+from monai_dnaprior.denoisers.safeguards import Safeguards
 from monai_dnaprior.noise.estimate import DEPENDENT, NoiseKind, brightness_dependence, noise_levels
 from monai_dnaprior.noise.metrics import decibels
 from monai_dnaprior.noise.models import add_noise
@@ -110,11 +110,9 @@ def test_small_images_with_such_noise_stay_finite(method: str, side: int) -> Non
 
 
 def test_what_is_made_not_finite_is_given_back() -> None:
-    def broken(noisy: torch.Tensor, sigma: float, kind: NoiseKind) -> tuple[torch.Tensor, Record]:
-        return noisy / 0, Record(sigma=sigma, stop_reason="filter")
-
     noisy = add_noise(RAMP, "gaussian:25")
-    image, record = treated(noisy, broken, clean_sigma=0, stabilise=False)
+    guard = Safeguards.of(noisy, stabilise=False)
+    image, record = guard.finish(guard.noisy / 0, Record(sigma=guard.sigma, stop_reason="filter"))
     assert torch.equal(image, noisy)
     assert record.stop_reason == "non-finite"
     assert "not finite" in record.warnings[-1]

@@ -8,7 +8,6 @@ from typing import Protocol
 
 from torch import Tensor
 
-STOP_REASONS = ("discrepancy", "variance", "steps", "clean", "constant", "non-finite", "filter", "network")
 UNTREATED = ("clean", "constant", "non-finite")
 
 

@@ -189,7 +189,8 @@ def run_together(procedures: Sequence[Procedure[Outcome]]) -> list[Outcome]:
                 requests[number] = procedures[number].send(result)  # type: ignore[arg-type]
             except StopIteration as end:
                 outcomes[number] = end.value
-        results = dict(zip(requests, fit_groups(list(requests.values())), strict=True))
+        made = fit_groups(list(requests.values())) if requests else []
+        results = dict(zip(requests, made, strict=True))
     return [outcomes[number] for number in range(len(procedures))]
 
 

@@ -16,8 +16,8 @@ def place_tiles(size: Sequence[int], side: int) -> list[Place]:
 
     No tile is larger than the image along either axis: what is beyond its edge would be padded, and taken for image.
 
-    >>> place_tiles((5, 20), 16)
-    [(Ellipsis, slice(0, 5, None), slice(0, 16, None)), (Ellipsis, slice(0, 5, None), slice(4, 20, None))]
+    >>> [(int(columns.start), int(columns.stop)) for _, _, columns in place_tiles((5, 20), 16)]
+    [(0, 16), (4, 20)]
     """
     from monai.data.utils import dense_patch_slices  # takes seconds, for which smaller images need not wait
 
@@ -29,6 +29,7 @@ def place_tiles(size: Sequence[int], side: int) -> list[Place]:
 def blend_tiles(tiles: Sequence[Tensor], places: Sequence[Place], size: Sequence[int]) -> Tensor:
     """The image of this height and width that tiles (1, C, h, w) make, weighted by a Gaussian about their middles.
 
+    >>> import torch
     >>> image = torch.rand(1, 1, 5, 40, generator=torch.Generator().manual_seed(0))
     >>> places = place_tiles((5, 40), 16)
     >>> torch.allclose(blend_tiles([image[place] for place in places], places, (5, 40)), image)
@@ -48,6 +49,7 @@ def blend_tiles(tiles: Sequence[Tensor], places: Sequence[Place], size: Sequence
 def map_tiles(function: Callable[[Tensor], Tensor], image: Tensor, side: int) -> Tensor:
     """What a function makes of an image (1, C, H, W), of one larger than a tile tile by tile.
 
+    >>> import torch
     >>> image = torch.rand(1, 1, 5, 40, generator=torch.Generator().manual_seed(0))
     >>> torch.allclose(map_tiles(lambda tile: 2 * tile, image, 16), 2 * image)
     True

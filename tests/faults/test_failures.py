@@ -160,18 +160,13 @@ def test_a_fit_that_fails_gives_back_its_slice_alone(
     source = write_volume(tmp_path / "in.nii", 16, 16, 4)
     (sound,) = denoise_all(source, tmp_path / "sound.nii", caps=Caps(), **FIT)
     assert sound.exit_code == 0
-    third, objective_of = noisy_slices(source)[2], priors.DNAPrior.objective
+    third, loss_of = noisy_slices(source)[2], priors.penalised_fidelity
 
-    def objective(prior: Any, network: Any, noisy: Tensor, *others: Any) -> Any:
-        whole = objective_of(prior, network, noisy, *others)
+    def broken(estimate: Tensor, noisy: Tensor, *weights: Tensor, **options: float) -> Tensor:
+        loss = loss_of(estimate, noisy, *weights, **options)
+        return loss * float("nan") if torch.equal(noisy, third) else loss
 
-        def broken(*arguments: Any) -> Any:
-            loss, estimate = whole(*arguments)
-            return (loss * float("nan") if torch.equal(noisy, third) else loss), estimate
-
-        return broken
-
-    monkeypatch.setattr(priors.DNAPrior, "objective", objective)
+    monkeypatch.setattr(priors, "penalised_fidelity", broken)
     options = [f"--option={name}={value}" for name, value in SHORT.items()]
     assert main(["denoise", str(source), str(tmp_path / "out.nii"), *options, "--seed", "3", "--quiet"]) == 8
     assert "1 of 4 slices could not be denoised and are the input's" in capsys.readouterr().err

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import weakref
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -14,12 +14,15 @@ from torch import Tensor, nn
 
 from monai_dnaprior.denoisers.dip import DeepImagePrior
 from monai_dnaprior.denoisers.dnaprior import DNAPrior
-from monai_dnaprior.fitting import batch as together
-from monai_dnaprior.fitting.batch import Ask, Request, fit_together, in_step
+from monai_dnaprior.denoisers.per_image import NoisyImage
+from monai_dnaprior.fitting import batch as batches
+from monai_dnaprior.fitting import fit as fits
+from monai_dnaprior.fitting.batch import FitRequest, Schedule, Stack
 from monai_dnaprior.fitting.devices import convolving
-from monai_dnaprior.fitting.fit import Discrepancy, FitResult
-from monai_dnaprior.fitting.networks import SkipNet
-from monai_dnaprior.fitting.stack import Stack
+from monai_dnaprior.fitting.fit import FitResult, Procedure, fit, fit_groups, run_fits, run_together
+from monai_dnaprior.fitting.losses import penalised_fidelity
+from monai_dnaprior.fitting.networks import ShiftedNoise, SkipNet
+from monai_dnaprior.fitting.stopping import Discrepancy
 from monai_dnaprior.transforms.volumes import denoise_volume
 
 CPU = torch.device("cpu")
@@ -35,22 +38,26 @@ def images(count: int, *shape: int) -> Tensor:
     return torch.rand(count, 1, *shape, generator=torch.Generator().manual_seed(0))
 
 
-def constant(progress: float) -> float:
-    return 1.0
-
-
-def request(image: Tensor, *, seed: int = 0, level: float = 0.0, steps: int = 40, **options: Any) -> Request:
+def request(image: Tensor, *, seed: int = 0, level: float = 0.0, steps: int = 40) -> FitRequest:
     """In double precision: a fit amplifies what rounding differs by, tenfold every few steps."""
-    prior = DNAPrior(**SMALL, input_noise=0.02, **options)
-    objective = prior.objective(prior.network(), image, 0.1, seed)
-    return Request(
-        prior.network().double(),
-        image.double(),
-        dataclasses.replace(objective, z=objective.z.double()),
-        [Discrepancy(level)],
-        torch.ones_like(image, dtype=torch.bool),
-        {"steps": steps, "learning_rate": 0.01, "decay": constant, "optimizer": torch.optim.Adam, "averaging": 0.9},
+    prior = DNAPrior(**SMALL, input_noise=0.02)
+    seen = torch.ones_like(image, dtype=torch.bool)
+    made = next(prior.fit_small(NoisyImage(image, seen, 0.1), prior.network(), seed, 2))
+    return dataclasses.replace(
+        made,
+        network=made.network.double(),
+        noisy=image.double(),
+        objective=dataclasses.replace(made.objective, z=made.objective.z.double()),
+        rules=[Discrepancy(level)],
+        steps=steps,
+        learning_rate=Schedule(0.01),
+        optimizer=torch.optim.Adam,
+        averaging=0.9,
     )
+
+
+def fit_alone(one: FitRequest) -> FitResult:
+    return fit([one])[0]
 
 
 def assert_same(result: FitResult, other: FitResult) -> None:
@@ -103,8 +110,12 @@ def test_a_step_on_another_device_takes_nothing_from_the_cpu(preset: str) -> Non
     """On PyTorch's device without numbers, where operations that mix devices fail as on an accelerator."""
     prior, noisy = DNAPrior.from_preset(preset, width=8, tv_weight=0.1), images(3, 32, 32).to("meta")
     stack = Stack([prior.network().to("meta") for _ in noisy])
-    first, *others = (prior.objective(prior.network(), image, 0.1, 0) for image in noisy.split(1))
-    objective, descent = first.joined(others), torch.optim.Adam(stack.parameters())
+    seen = torch.ones(1, 1, 32, 32, dtype=torch.bool)
+    loss, options = penalised_fidelity, {"tv_weight": 0.1, "draw": ShiftedNoise}
+    first, *others = (
+        prior.objective(NoisyImage(image, seen, 0.1), prior.network(), 0, loss, **options) for image in noisy.split(1)
+    )
+    objective, descent = first.join(others), torch.optim.Adam(stack.parameters())
     for kept in ([0, 2], [1]):
         losses, estimate = objective(noisy, stack)
         losses.sum().backward()
@@ -112,31 +123,36 @@ def test_a_step_on_another_device_takes_nothing_from_the_cpu(preset: str) -> Non
         assert (losses.shape, losses.device) == (noisy.shape[:1], noisy.device)
         assert (estimate.shape, estimate.device) == (noisy.shape, noisy.device)
         stack.keep(kept, descent)
-        objective, noisy = objective.kept(kept), noisy[kept]
+        objective, noisy = objective.keep(kept), noisy[kept]
 
 
 def test_fits_end_each_at_its_own_step() -> None:
     made = [request(image, seed=seed, level=level) for seed, (image, level) in
             enumerate(zip(images(4, 24, 20).split(1), (0.0, 0.36, 0.31, 10.0), strict=True))]  # fmt: skip
-    results = fit_together(copy.deepcopy(made))
+    results = fit_groups(copy.deepcopy(made))
     for result, one in zip(results, made, strict=True):
-        assert_same(result, one.alone())
+        assert_same(result, fit_alone(one))
     assert [result.steps for result in results] == [40, 20, 30, 10]
 
 
 def test_a_fit_that_fails_harms_no_other() -> None:
     good, bad, other = images(3, 16, 16).split(1)
     made = [request(good), request(bad * torch.inf), request(other)]
-    results = fit_together(copy.deepcopy(made))
+    results = fit_groups(copy.deepcopy(made))
     assert [result.stop_reason for result in results] == ["steps", "non-finite", "steps"]
     for number in (0, 2):
-        assert_same(results[number], made[number].alone())
+        assert_same(results[number], fit_alone(made[number]))
 
 
 def sizes_of_groups(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     sizes: list[int] = []
-    fit_group = together.fit_group
-    monkeypatch.setattr(together, "fit_group", lambda group: [sizes.append(len(group)), *fit_group(group)][1:])
+    original = fits.fit
+
+    def counted(requests: Sequence[FitRequest]) -> list[FitResult]:
+        sizes.append(len(requests))
+        return original(requests)
+
+    monkeypatch.setattr(fits, "fit", counted)
     return sizes
 
 
@@ -153,8 +169,8 @@ def test_what_a_failed_pass_held_is_gone_before_its_halves_are_tried(monkeypatch
                 raise torch.OutOfMemoryError("CUDA out of memory")
             return super().forward(inputs)
 
-    monkeypatch.setattr(together, "MADE_TOGETHER", ("cpu",))
-    monkeypatch.setattr(together, "Stack", Full)
+    monkeypatch.setattr(fits, "BATCHED_ON", ("cpu",))
+    monkeypatch.setattr(batches, "Stack", Full)
     volume = torch.rand(1, 40, 36, 4, generator=torch.Generator().manual_seed(0))
     denoise_volume(volume, DeepImagePrior(steps=1, width=4, scales=2), batch_size=4)
     assert {size for size, _ in made} == {4, 2}
@@ -163,16 +179,9 @@ def test_what_a_failed_pass_held_is_gone_before_its_halves_are_tried(monkeypatch
 def test_only_what_suits_is_joined(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = sizes_of_groups(monkeypatch)
     plain = request(images(1, 16, 16))
-    closure = Request(
-        plain.network,
-        plain.noisy,
-        lambda noisy, network: plain.objective(noisy, network),
-        [],
-        plain.where,
-        plain.options,
-    )
+    closure = dataclasses.replace(plain, objective=lambda noisy, network: plain.objective(noisy, network), rules=[])
     made = [plain, request(images(1, 16, 20)), closure, copy.deepcopy(closure), request(images(1, 16, 16), steps=30)]
-    results = fit_together([*copy.deepcopy(made), copy.deepcopy(plain)])
+    results = fit_groups([*copy.deepcopy(made), copy.deepcopy(plain)])
     assert sorted(sizes) == [1, 1, 1, 1, 2]
     assert [result.image.shape[-1] for result in results] == [16, 20, 16, 16, 16, 16]
     assert [result.steps for result in results] == [40, 40, 40, 40, 30, 40]
@@ -185,31 +194,40 @@ def test_what_asks_is_answered_when_all_have_asked(monkeypatch: pytest.MonkeyPat
         served.append(requests)
         return [10 * request for request in requests]
 
-    monkeypatch.setattr(together, "fit_together", answers)
+    monkeypatch.setattr(fits, "fit_groups", answers)
 
-    def function(ask: Callable[[int], int], times: int) -> list[int]:
-        return [ask(100 * times + number) for number in range(times)]
+    def procedure(times: int) -> Any:
+        answered = []
+        for number in range(times):
+            answered.append((yield 100 * times + number))
+        return answered
 
-    assert in_step(function, [1, 0, 3, 2], device=CPU) == [[1000], [], [3000, 3010, 3020], [2000, 2010]]
+    made = [procedure(times) for times in (1, 0, 3, 2)]
+    assert run_together(made) == [[1000], [], [3000, 3010, 3020], [2000, 2010]]
     assert served == [[100, 300, 200], [301, 201], [302]]
 
 
 @pytest.mark.parametrize("error", [ValueError("bad"), torch.OutOfMemoryError("full"), KeyboardInterrupt()])
-def test_errors_reach_who_called(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
-    def function(ask: Ask, fails: bool) -> FitResult:
+@pytest.mark.parametrize("batched_on", [(), ("cpu",)], ids=["in threads", "batched"])
+def test_errors_reach_who_called(
+    monkeypatch: pytest.MonkeyPatch, batched_on: tuple[str, ...], error: BaseException
+) -> None:
+    monkeypatch.setattr(fits, "BATCHED_ON", batched_on)
+
+    def procedure(fails: bool) -> Procedure[FitResult]:
         if fails:
             raise error
-        return ask(request(images(1, 16, 16), steps=1))
+        return (yield request(images(1, 16, 16), steps=1))
 
     with pytest.raises(type(error)):
-        in_step(function, [False, True, False], device=CPU)
+        run_fits([procedure(False), procedure(True), procedure(False)], device=CPU)
 
     def failing(requests: Any) -> Any:
         raise error
 
-    monkeypatch.setattr(together, "fit_together", failing)
+    monkeypatch.setattr(fits, "fit", failing)
     with pytest.raises(type(error)):
-        in_step(function, [False, False], device=CPU)
+        run_fits([procedure(False), procedure(False)], device=CPU)
 
 
 @pytest.mark.parametrize(
@@ -225,7 +243,7 @@ def test_images_denoised_together_are_what_they_are_alone(prior: Any, monkeypatc
     noisy = images(3, 40, 36) * torch.tensor([1.0, 0.0, 0.5])[:, None, None, None]  # the second has no noise
     alone = prior(noisy)
     sizes = sizes_of_groups(monkeypatch)
-    monkeypatch.setattr(together, "MADE_TOGETHER", ("cpu",))
+    monkeypatch.setattr(fits, "BATCHED_ON", ("cpu",))
     results = prior(noisy)
     assert sizes == [2 * prior.restarts]
     torch.testing.assert_close(results.image, alone.image, atol=1e-3, rtol=0)

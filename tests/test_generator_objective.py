@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from monai_dnaprior.denoisers.skip_prior import SHIFTS, FreshNoise, ShiftedNoise, SkipNetObjective
-from monai_dnaprior.fitting.networks import SkipNet, fixed_input
+from monai_dnaprior.fitting.fit import GeneratorObjective
+from monai_dnaprior.fitting.losses import squared_error
+from monai_dnaprior.fitting.networks import SHIFTS, FreshNoise, ShiftedNoise, SkipNet, fixed_input
 
 DRAWS = [FreshNoise, ShiftedNoise]
 Draws = type[FreshNoise] | type[ShiftedNoise]
@@ -64,12 +65,12 @@ def test_input_noise_is_added_to_the_input(draws: Draws) -> None:
             return super().forward(z)
 
     network = Watched(input_channels=2, width=2, scales=1)
-    objective = SkipNetObjective(
-        lambda estimate, noisy, weight: estimate.mean().reshape(1),
-        z,
-        torch.tensor([0.5]),
-        torch.zeros(1),
-        [draws(z, 3)],
+    objective = GeneratorObjective(
+        loss=lambda estimate, noisy: estimate.mean().reshape(1),
+        z=z,
+        input_noise=torch.tensor([0.5]),
+        tv_weight=None,
+        draws=[draws(z, 3)],
     )
     objective(torch.zeros(1, 1, 16, 16), network)
     torch.testing.assert_close(seen[0] - z, 0.5 * draws(z, 3)()[None])
@@ -77,12 +78,8 @@ def test_input_noise_is_added_to_the_input(draws: Draws) -> None:
 
 def test_bfloat16_rounds_the_convolutions_of_every_step_and_not_the_image() -> None:
     z, network = fixed_input(channels=4, height=16, width=16), SkipNet(input_channels=4, width=8, scales=1)
-    exact = SkipNetObjective(
-        lambda estimate, noisy, weight: (estimate - noisy).square().mean().reshape(1),
-        z,
-        torch.zeros(1),
-        torch.zeros(1),
-        [ShiftedNoise(z, 0)],
+    exact = GeneratorObjective(
+        loss=squared_error, z=z, input_noise=torch.zeros(1), tv_weight=None, draws=[ShiftedNoise(z, 0)]
     )
     noisy, outputs = torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(0)), []
     with torch.autocast("cpu", enabled=False):  # as the fit has it, in which PyTorch keeps what it has rounded

@@ -1,0 +1,132 @@
+"""The house: folders that import downward only, short ways through it, and shallow classes."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import itertools
+import pkgutil
+import re
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import monai_dnaprior
+from monai_dnaprior import Denoise
+from monai_dnaprior.fitting import losses
+
+PACKAGE = Path(monai_dnaprior.__file__).parent
+FLOORS = (
+    {"__main__"}, {"report"}, {"cohort"}, {"transforms", "compare"}, {"denoisers"}, {"training"},
+    {"fitting", "noise", "files"}, {"checks"},
+)  # fmt: skip
+FOLDERS = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
+FLOOR = {name: number for number, floor in enumerate(FLOORS) for name in floor}
+MOST_FILES = 6
+
+
+def modules() -> Iterator[tuple[Path, ast.Module]]:
+    for path in sorted(PACKAGE.rglob("*.py")):
+        yield path, ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imports(path: Path, tree: ast.Module) -> Iterator[str]:
+    """The rooms of the package that a file imports from, wherever in it."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            above = parts[: len(parts) - node.level]
+            whole = (*above, *(node.module or "").split("."))
+            yield from [whole[0]] if whole[0] else (name.name for name in node.names)
+
+
+def test_folders_import_only_downward() -> None:
+    arrows = {
+        (path.relative_to(PACKAGE).with_suffix("").parts[0], room)
+        for path, tree in modules()
+        for room in imports(path, tree)
+        if room != "__version__"
+    }
+    assert ("transforms", "denoisers") in arrows
+    upward = [(start, end) for start, end in arrows if start != end and not FLOOR[start] < FLOOR[end]]
+    assert not upward
+    assert set(FLOOR) == {path.stem for path in PACKAGE.glob("[!_]*.py")} | set(FOLDERS) | {"__main__"}
+
+
+@pytest.mark.parametrize("folder", ["files"])
+def test_files_are_read_without_torch(folder: str) -> None:
+    """What only looks at files must not wait for it; ``reader`` serves MONAI."""
+    importing = {
+        path.name
+        for path, tree in modules()
+        for node in ast.walk(tree)
+        if path.parent.name == folder and isinstance(node, (ast.Import, ast.ImportFrom))
+        for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [one.name for one in node.names])
+        if name.split(".")[0] in ("torch", "monai")
+    }
+    assert importing <= {"reader.py"}
+
+
+def test_the_scans_of_a_cohort_are_found_without_torch() -> None:
+    tree = ast.parse((PACKAGE / "cohort" / "all_scans.py").read_text(encoding="utf-8"))
+    assert not [node for node in tree.body if isinstance(node, ast.Import) and node.names[0].name == "torch"]
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_every_folder_says_in_two_sentences_what_it_holds(folder: str) -> None:
+    text = importlib.import_module(f"monai_dnaprior.{folder}").__doc__
+    assert text is not None
+    assert len(re.findall(r"[.;]\s", f"{text.strip()} ")) >= 2
+
+
+def test_no_class_is_more_than_two_deep() -> None:
+    for _, name, _ in pkgutil.walk_packages([str(PACKAGE)], "monai_dnaprior."):
+        if name.endswith("__main__"):
+            continue
+        for _, kind in inspect.getmembers(importlib.import_module(name), inspect.isclass):
+            ours = [base for base in kind.__mro__ if base.__module__.startswith("monai_dnaprior")]
+            depth = max(len(line) for line in lines_of(kind)) if ours else 0
+            assert depth <= 2, kind
+
+
+def lines_of(kind: type) -> Iterator[tuple[type, ...]]:
+    """Every way from a class to one of ours that has no base of ours."""
+    bases = [base for base in kind.__bases__ if base.__module__.startswith("monai_dnaprior")]
+    if not bases:
+        yield (kind,)
+    for base in bases:
+        for line in lines_of(base):
+            yield (kind, *line)
+
+
+@pytest.mark.parametrize("batched_on", [(), ("cpu",)], ids=["in threads", "batched"])
+def test_an_image_passes_few_files_to_its_loss_and_none_twice(
+    monkeypatch: pytest.MonkeyPatch, batched_on: tuple[str, ...]
+) -> None:
+    """On a CPU a fit is made in a thread, whose way begins where the caller of all threads waits."""
+    ways: list[list[str]] = []
+    fidelity = losses.spectral_fidelity
+
+    def watched(*images: torch.Tensor) -> torch.Tensor:
+        for frame in sys._current_frames().values():
+            ways.append([Path(one.filename) for one in traceback.extract_stack(frame)])  # type: ignore[misc]
+        return fidelity(*images)
+
+    monkeypatch.setattr(losses, "spectral_fidelity", watched)
+    monkeypatch.setattr("monai_dnaprior.fitting.fit.BATCHED_ON", batched_on)
+    Denoise("dna-prior", steps=1, width=4)(torch.rand(1, 32, 32, generator=torch.Generator().manual_seed(0)))
+    files = [
+        path.relative_to(PACKAGE).as_posix()
+        for way in sorted(ways, key=len, reverse=True)
+        for path in way
+        if Path(path).is_relative_to(PACKAGE)
+    ]
+    passed = [name for name, _ in itertools.groupby(files)]
+    assert passed[0] == "transforms/array.py"
+    assert passed[-1] == "fitting/losses.py"
+    assert len(passed) == len(set(passed)) <= MOST_FILES
