@@ -21,11 +21,11 @@ def neighbours(noisy: Tensor, radius: int, generator: torch.Generator) -> Tensor
     draw = draw + (draw >= side**2 // 2)  # the middle is the pixel itself
     rows = torch.arange(height, device=noisy.device)[:, None] + draw // side - radius
     columns = torch.arange(width, device=noisy.device) + draw % side - radius
-    places = mirrored(rows, height) * width + mirrored(columns, width)
+    places = mirror_places(rows, height) * width + mirror_places(columns, width)
     return noisy.flatten(2).gather(2, places.flatten(1)[:, None].expand(-1, noisy.shape[1], -1)).view_as(noisy)
 
 
-def mirrored(places: Tensor, size: int) -> Tensor:
+def mirror_places(places: Tensor, size: int) -> Tensor:
     """Places from -size + 1 to 2 size - 2 brought into an axis of this size by mirroring at its ends."""
     return ((size - 1) - ((size - 1) - places.abs()).abs()).clamp(min=0)
 

@@ -14,6 +14,7 @@ from ..noise.estimate import averaging_filter
 from .masking import blind, neighbour_pairs, neighbours, subimage
 
 Network = Callable[[Tensor], Tensor]
+SHIFTS = 16  # of the prior and the re-noised image, along each axis
 WINDOW = 7  # side of the windows in which CVF-SID looks for mean and deviation
 
 
@@ -53,17 +54,22 @@ class Supervised(Objective):
     def __call__(
         self, noisy: Tensor, network: Network, *, target: Tensor | None, progress: float, generator: torch.Generator
     ) -> Tensor:
-        return summed(network(noisy) - wanted(target, self))
+        return sum_squares(network(noisy) - require_target(target, self))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Noise2Noise(Supervised):
+class Noise2Noise(Objective):
     r"""The squared distance to a second image of the same scene, :math:`\|F(y) - y'\|_2^2`.
 
     Source: Lehtinen et al., "Noise2Noise: learning image restoration without clean data", ICML 2018, arXiv:1803.04189.
     """
 
     needs: ClassVar[str] = "second"
+
+    def __call__(
+        self, noisy: Tensor, network: Network, *, target: Tensor | None, progress: float, generator: torch.Generator
+    ) -> Tensor:
+        return sum_squares(network(noisy) - require_target(target, self))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,17 +86,15 @@ class IDDP(Objective):
         regularity_weight: :math:`\beta`.
         blur: side of the averaging filter that gives :math:`y_{\text{blur}}`, in pixels; odd.
         warm_up: part of the training, at its beginning, on the fidelity alone, with weight 1.
-        largest_shift: the prior and the image that is noised again are shifted round their edges by less than this many
-            pixels, and mirrored, both alike at random; 1 leaves them in place.
-        stop_gradient: without it the network comes out blurry, as the source's Fig. 7 shows.
 
     Source: Lin et al., "Self-supervised image denoising using implicit deep denoiser prior", AAAI 2023, equations 7 to
     11, doi:10.1609/aaai.v37i2.25245.
 
     Departures: the source leaves the filter's size open and has no warm-up. Without one a network that starts near the
     identity stays there: the second term is of second order in the distance to it, the first only of weight
-    :math:`\alpha`. Nor does it shift: but the grid of a network's strides leaves traces in the prior, which the network
-    sees again in place, learns to keep, and so makes stronger with every step.
+    :math:`\alpha`. Here prior and re-noised image are also shifted round their edges by up to 15 pixels, and mirrored,
+    both alike at random: the grid of a network's strides leaves traces in the prior, which the network would see again
+    in place, learn to keep, and so make stronger with every step.
 
     >>> noisy = torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     >>> identity = lambda image: image
@@ -104,14 +108,11 @@ class IDDP(Objective):
     regularity_weight: float = 1.0
     blur: int = 5
     warm_up: float = 0.1
-    largest_shift: int = 16
-    stop_gradient: bool = True
 
     def __post_init__(self) -> None:
         check_not_negative(fidelity_weight=self.fidelity_weight, regularity_weight=self.regularity_weight)
         if not isinstance(self.blur, int) or self.blur < 1 or self.blur % 2 == 0:
             raise ValueError(f"blur={self.blur} must be an odd number of pixels.")
-        check_whole(1, largest_shift=self.largest_shift)
         if not (is_number(self.warm_up) and 0 <= self.warm_up <= 1):
             raise ValueError(f"warm_up={self.warm_up} must lie in [0, 1]: a part of the training.")
 
@@ -119,15 +120,15 @@ class IDDP(Objective):
         self, noisy: Tensor, network: Network, *, target: Tensor | None, progress: float, generator: torch.Generator
     ) -> Tensor:
         estimate = network(noisy)
-        fidelity = summed(estimate - averaging_filter(noisy, self.blur))
+        fidelity = sum_squares(estimate - averaging_filter(noisy, self.blur))
         if progress < self.warm_up:
             return fidelity
-        prior = estimate.detach() if self.stop_gradient else estimate
+        prior = estimate.detach()
         renoised = prior + random_signs(noisy, generator) * (noisy - prior)
-        shift = torch.randint(self.largest_shift, (2,), generator=generator, device=noisy.device).tolist()
-        sides = [side for side in (-2, -1) if self.largest_shift > 1 and random_signs(fidelity, generator) > 0]
+        shift = torch.randint(SHIFTS, (2,), generator=generator, device=noisy.device).tolist()
+        sides = [side for side in (-2, -1) if random_signs(fidelity, generator) > 0]
         renoised, prior = (image.roll(shift, (-2, -1)).flip(sides) for image in (renoised, prior))
-        return self.fidelity_weight * fidelity + self.regularity_weight * summed(network(renoised) - prior)
+        return self.fidelity_weight * fidelity + self.regularity_weight * sum_squares(network(renoised) - prior)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +159,7 @@ class Noise2Void(Objective):
     ) -> Tensor:
         mask = torch.rand(noisy[:, :1].shape, generator=generator, device=noisy.device) < self.hidden
         hidden = torch.where(mask, neighbours(noisy, self.radius, generator), noisy)
-        return summed(mask * (network(hidden) - noisy))
+        return sum_squares(mask * (network(hidden) - noisy))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,8 +192,8 @@ class Neighbor2Neighbor(Objective):
         first, second = (subimage(noisy, pair) for pair in pairs)
         first_estimate, second_estimate = (subimage(estimate, pair) for pair in pairs)
         difference = network(first) - second
-        consistency = summed(difference - (first_estimate - second_estimate))
-        return summed(difference) + progress * self.consistency_weight * consistency
+        consistency = sum_squares(difference - (first_estimate - second_estimate))
+        return sum_squares(difference) + progress * self.consistency_weight * consistency
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,7 +227,7 @@ class Blind2Unblind(Objective):
             visible = network(noisy)
         weight = self.first_weight + progress * (self.last_weight - self.first_weight)
         difference = blind(noisy, network) - noisy
-        return self.blind_weight * summed(difference) + summed(difference + weight * (visible - noisy))
+        return self.blind_weight * sum_squares(difference) + sum_squares(difference + weight * (visible - noisy))
 
     def denoised(self, noisy: Tensor, network: Network) -> Tensor:
         return (blind(noisy, network) + self.last_weight * network(noisy)) / (1 + self.last_weight)
@@ -277,10 +278,10 @@ class CyclicVariateFunction(Objective):
         removed = noisy - clean
         excess = removed.flatten(1).std(1) - least_deviation(noisy)
         return (
-            summed(clean + brightness * varying + even - noisy)
-            + summed(network(first) - torch.cat([first, nothing, nothing], 1))
-            + summed(network(again) - targets)
-            + summed(averaging_filter(removed, WINDOW))
+            sum_squares(clean + brightness * varying + even - noisy)
+            + sum_squares(network(first) - torch.cat([first, nothing, nothing], 1))
+            + sum_squares(network(again) - targets)
+            + sum_squares(averaging_filter(removed, WINDOW))
             + noisy[0].numel() * excess.square().mean()
         )
 
@@ -307,12 +308,12 @@ def create_objective(name: str, **options: Any) -> Objective:
     return OBJECTIVES[name](**options)
 
 
-def summed(difference: Tensor) -> Tensor:
+def sum_squares(difference: Tensor) -> Tensor:
     """Squares summed over each image, averaged over the batch."""
     return difference.square().sum() / len(difference)
 
 
-def wanted(target: Tensor | None, objective: Objective) -> Tensor:
+def require_target(target: Tensor | None, objective: Objective) -> Tensor:
     """The target, where an objective cannot do without."""
     if target is None:
         raise ValueError(f"target=None: {type(objective).__name__} needs a {objective.needs} image for each.")

@@ -19,6 +19,7 @@ from .unet import DenoisingUNet
 
 SHIPPED = Path(__file__).with_name("iddp.safetensors")
 FORMAT = "monai-dnaprior-1"
+RETIRED = ("stop_gradient", "largest_shift")  # options of objectives in files of earlier versions
 
 
 @dataclass(frozen=True)
@@ -71,11 +72,11 @@ def load_weights(path: PathLike = SHIPPED, *, sha256: str | None = None) -> Trai
     found = hash_of(path)
     if sha256 is not None and found != sha256.lower():
         raise ValueError(f"weights={str(path)!r} has the SHA-256 {found}, not {sha256.lower()}; fetch the file again.")
-    return cached(path, found)
+    return read_network(path, found)
 
 
 @lru_cache(maxsize=4)
-def cached(path: Path, sha256: str) -> TrainedNetwork:
+def read_network(path: Path, sha256: str) -> TrainedNetwork:
     """The network of a file whose contents have this hash."""
     try:
         with safe_open(path, framework="pt") as file:
@@ -87,7 +88,8 @@ def cached(path: Path, sha256: str) -> TrainedNetwork:
         description = json.loads(text)
         if description["format"] != FORMAT:
             raise ValueError("it is of another format")
-        network, options = loaded(description["network"], tensors), dict(description["objective"])
+        network, options = build_network(description["network"], tensors), dict(description["objective"])
+        options = {name: value for name, value in options.items() if name not in RETIRED}
         objective = create_objective(options.pop("name"), **options)
         return TrainedNetwork(network.eval().requires_grad_(False), objective, description["training"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -95,7 +97,7 @@ def cached(path: Path, sha256: str) -> TrainedNetwork:
         raise ValueError(f"weights={str(path)!r} holds no network of this package: {reason}.") from error
 
 
-def loaded(configuration: dict[str, Any], tensors: dict[str, Tensor]) -> DenoisingUNet:
+def build_network(configuration: dict[str, Any], tensors: dict[str, Tensor]) -> DenoisingUNet:
     """A network of these weights; whatever its configuration says, it takes no more time and memory than they do."""
     if len(configuration["features"]) * (1 + configuration["residual_units"]) > len(tensors):
         raise ValueError("it says that it has more layers than it has")
