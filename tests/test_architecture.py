@@ -10,11 +10,13 @@ import pkgutil
 import re
 import sys
 import traceback
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from test_readme import ROOT, blocks
 
 import monai_dnaprior
 from monai_dnaprior import Denoise
@@ -130,3 +132,21 @@ def test_an_image_passes_few_files_to_its_loss_and_none_twice(
     assert passed[0] == "transforms/array.py"
     assert passed[-1] == "fitting/losses.py"
     assert len(passed) == len(set(passed)) <= MOST_FILES
+
+
+def test_a_method_is_added_as_the_page_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    shown = types.ModuleType("shown")
+    monkeypatch.setitem(sys.modules, "shown", shown)
+    images = []
+    for block in blocks(page, "python"):
+        exec(block, shown.__dict__)
+        images.append(shown.__dict__["result"].image)
+    assert [tuple(image.shape) for image in images] == [(1, 1, 32, 32), (2, 1, 32, 32)]
+
+
+def test_what_the_page_links_to_is_there() -> None:
+    page = ROOT / "docs" / "architecture.md"
+    links = re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8"))
+    assert len(links) > 10
+    assert not [link for link in links if not (page.parent / link).exists()]
