@@ -112,13 +112,10 @@ def row_or_size(task: Task, block: int) -> Row | int:
     try:
         shape, colours = rehearse(task.source, task.caps)
 
-        import torch  # takes seconds, for which a scan that is refused need not wait
-
-        from ..transforms.volumes import slice_count
-        from .one_scan import begin
+        from .one_scan import begin  # takes seconds, for which a scan that is refused need not wait
 
         settings = task.chosen()
-        size = slice_count(torch.empty(shape, device="meta"), settings.slice_dim, channel_wise=not colours)
+        size = settings.slicing(colours=colours).count(shape)
         if size <= block or task.output.exists():
             return row_of_rehearsed(task)
         begin(task.source, task.output, settings)

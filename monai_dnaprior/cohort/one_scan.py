@@ -25,7 +25,7 @@ from ..files.names import Outputs, sidecar_of, stem_of, suffix_of
 from ..files.preflight import rehearse
 from ..files.scan import Scan, UnsupportedScan, same_bits
 from ..noise.metrics import correlation
-from ..transforms.volumes import Part, check_magnitudes, denoised_parts, slice_count
+from ..transforms.volumes import Part, check_magnitudes, denoise_parts
 from .settings import Settings
 
 NOTICE = "Not a medical device; keep the original."
@@ -82,7 +82,7 @@ def denoise_share(source: Source, output: Path, settings: Settings, share: range
         return
     scan = scan_of(source, settings)
     volume, partial = torch.from_numpy(scan.values()), Partial(output, key_of(source, settings), resume=True)
-    total = slice_count(volume, settings.slice_dim, channel_wise=not scan.colours)
+    total = settings.slicing(colours=scan.colours).count(volume.shape)
     for _ in parts(scan, volume, partial, settings, done={index for index in range(total) if index not in share}):
         pass
 
@@ -196,7 +196,7 @@ class Denoised:
 def denoised(scan: Scan, partial: Partial, settings: Settings, progress: bool) -> Denoised:
     """The denoised scan, from what an earlier run has kept and what was missing."""
     volume, result = torch.from_numpy(scan.values()), Denoised(scan.stored.copy())
-    total = slice_count(volume, settings.slice_dim, channel_wise=not scan.colours)
+    total = settings.slicing(colours=scan.colours).count(volume.shape)
     with tqdm(total=total, unit="slice", desc=scan.name, disable=not progress) as bar:
         for part in parts(scan, volume, partial, settings):
             result.add(part)
@@ -212,16 +212,8 @@ def parts(
     for part in partial.kept():
         done.update(part.indices)
         yield part
-    fresh = denoised_parts(
-        volume.to(settings.device),
-        settings.denoiser,
-        slice_dim=settings.slice_dim,
-        channel_wise=not scan.colours,
-        batch_size=settings.batch_size,
-        rician=settings.rician,
-        done=done,
-    )
-    for new in fresh:
+    slicing = settings.slicing(colours=scan.colours)
+    for new in denoise_parts(volume.to(settings.device), settings.denoiser, slicing, done=done):
         part = finished(scan, new)
         partial.keep(part)
         yield part
