@@ -45,10 +45,9 @@ class Caps:
         ratio: decoded bytes for each byte of the file, of scans that decode to more than 64 MiB.
         pixels: rows times columns.
 
-    >>> Caps(size=1000).admit("scan.nii", decoded=2000, encoded=500, pixels=100)
+    >>> Caps(size=1000).admit("scan.nii", decoded=2000, encoded=500, pixels=100)  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    monai_dnaprior.files.scan.CorruptScan: scan.nii: 2000 bytes of voxels are more than the cap of 1000; raise
-    --max-bytes
+    monai_dnaprior.files.scan.CorruptScan: scan.nii: 2000 bytes of voxels are more than the cap of 1000...
     """
 
     size: int = 4 * 2**30
@@ -115,6 +114,11 @@ class Scan(ABC):
     def values_suffix(self) -> str:
         """Of a file of values."""
         return ".nii.gz"
+
+    @property
+    def inverted(self) -> bool:
+        """Whether small values are to be shown bright."""
+        return False
 
     def values(self) -> np.ndarray:
         """v = m s + b: float32, or float64 where float32 could not hold s.

@@ -18,7 +18,7 @@ from ..noise.intensity import PERCENTILES, intensity_range
 from .charts import Curve, chart, number
 from .findings import LEFT_ALONE, findings, heading
 from .measures import LAGS, Measures
-from .pictures import BUDGET, MARGIN, MOST, Layout, Scales, Shown, View, inverted, spaced, stride, within_budget
+from .pictures import BUDGET, MARGIN, MOST, Layout, Scales, Shown, View, spaced, stride, within_budget
 
 MOST_DOTS = 80  # of a chart over slices; beyond, a line
 STOPPED_BY = {
@@ -77,7 +77,7 @@ class Case:
         """The slices that are shown, evenly spaced, as many as fit into the file."""
         slices = [self.shown(index) for index in spaced(self.total, MOST)]
         middle = slices[len(slices) // 2]
-        scales = Scales.of(windows, slices, inverted(self.scan))
+        scales = Scales.of(windows, slices, self.scan.inverted)
 
         def view(one: Shown) -> View:
             return scales.view(one, 0 if self.scan.colours else one.number // self.depth)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import nibabel
 import numpy as np
 
-from ..files.dicom import DicomScan
 from ..files.scan import Scan
 
 LARGEST_SIDE = 512
@@ -133,11 +132,6 @@ class Scales:
             picture(shown.removed.mean(0, keepdims=True), -self.removed, self.removed, FEW_LEVELS),
             "" if shown.spread is None else picture(shown.spread.mean(0, keepdims=True), 0, self.spread, FEW_LEVELS),
         )
-
-
-def inverted(scan: Scan) -> bool:
-    """Whether small values are to be shown bright."""
-    return isinstance(scan, DicomScan) and scan.headers[0].get("PhotometricInterpretation") == "MONOCHROME1"
 
 
 def stride(plane: np.ndarray) -> int:
