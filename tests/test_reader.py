@@ -14,7 +14,8 @@ from made import axial, write_series
 from monai.transforms import LoadImage
 
 from monai_dnaprior import ScanReader
-from monai_dnaprior.files.reader import find_scans, output_name, output_root
+from monai_dnaprior.files.names import output_name
+from monai_dnaprior.files.reader import find_scans, output_root
 
 TILTED = (1.0, 0.0, 0.0, 0.0, 0.9, -0.4358898943540674)  # rows along x, columns leaning out of the axial plane
 

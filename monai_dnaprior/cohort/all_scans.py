@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..files.discovery import Source, find_sources
 from ..files.disk import write_json
-from ..files.names import describe_dataset, named
+from ..files.names import MANIFEST, describe_dataset, output_for
 from ..files.preflight import rehearse
 from ..files.scan import Caps, ScanError, UnsupportedScan
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 
 NOTHING_VALID, CORRUPT, SOME_BAD, FAILED = 2, 4, 8, 1
-MANIFEST = "manifest.json"
 logger = logging.getLogger(__name__)
 
 
@@ -167,12 +166,6 @@ def row_of_error(source: Source, error: Exception) -> Row:
     logger.debug("%s could not be denoised", source.label, exc_info=error)
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return Row(source.label, None, "failed", FAILED, f"{source.label}: could not be denoised: {reason.splitlines()[0]}")
-
-
-def output_for(source: Source, path: Path, output: Path, *, alone: bool) -> Path:
-    """Where the result of a scan goes."""
-    below = not alone or (path.is_file() and output.is_dir())
-    return output / (named(source.stem, "denoised") + source.suffix) if below else output
 
 
 def exit_code_of(rows: Sequence[Row]) -> int:

@@ -17,11 +17,10 @@ from tqdm.auto import tqdm
 
 from .. import __version__
 from ..denoisers.result import Record
-from ..files import names as bids
 from ..files.checkpoint import KeptPart, Partial
-from ..files.discovery import OUTPUT_SUFFIXES, Source, find_sources
+from ..files.discovery import Source, find_sources
 from ..files.disk import hash_of, write_json
-from ..files.names import Outputs, sidecar_of, stem_of, suffix_of
+from ..files.names import OUTPUT_SUFFIXES, Outputs, bids_fields, sidecar_of, stem_of, suffix_of
 from ..files.preflight import rehearse
 from ..files.scan import Scan, UnsupportedScan, same_bits
 from ..noise.metrics import correlation
@@ -63,7 +62,7 @@ def denoise_source(source: Source, output: Path, settings: Settings, *, progress
     write_values(scan, result, staged, settings)
     report = {**key, **summary(scan, result), "output": hash_of(staged.image)}
     report["seconds"] = round(time.perf_counter() - started, 1)
-    write_json(staged.sidecar, {**bids.fields(stem_of(output.name), "denoised"), **report})
+    write_json(staged.sidecar, {**bids_fields(stem_of(output.name), "denoised"), **report})
     partial.publish(output.parent, first=staged.sidecar.name, last=output.name)
     return report
 
@@ -104,7 +103,7 @@ def write_values(scan: Scan, result: Denoised, staged: Outputs, settings: Settin
             continue
         file = staged.values(what)
         scan.write_values(file, volume)
-        if fields := bids.fields(stem_of(file.name), what):
+        if fields := bids_fields(stem_of(file.name), what):
             write_json(sidecar_of(file), fields)
 
 

@@ -16,8 +16,8 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 from .disk import hash_of, synchronise, write_whole
+from .names import CHECKPOINT_SUFFIX
 
-SUFFIX = ".partial"
 KEY = "run.json"
 
 
@@ -54,7 +54,7 @@ class Partial:
     """
 
     def __init__(self, output: Path, key: Mapping[str, Any], *, resume: bool) -> None:
-        self.folder = output.with_name(output.name + SUFFIX)
+        self.folder = output.with_name(output.name + CHECKPOINT_SUFFIX)
         self.files = self.folder / "files"
         if self.folder.is_symlink():
             raise OSError(f"{self.folder} is a symbolic link; remove it.")

@@ -5,9 +5,8 @@ from __future__ import annotations
 import copy
 import logging
 import os
-import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,16 +15,16 @@ import numpy as np
 from monai.config import PathLike
 from monai.data import ImageReader, MetaTensor, NibabelReader, NibabelWriter
 from monai.transforms import LoadImage
-from monai.utils import ImageMetaKey, MetaKeys, SpaceKeys, ensure_tuple
+from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
 from nibabel.filebasedimages import ImageFileError
 
 from . import nifti
 from .dicom import DicomScan, group_series, read_dicom, read_header
 from .dicom_geometry import affine_of, position_of, slice_keys
 from .discovery import kind_of
+from .names import scan_stem
 from .scan import Caps, CorruptScan, ScanError
 
-PICTURE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
 ANY_SIZE = Caps(size=2**62, ratio=2.0**62, pixels=2**62)
 logger = logging.getLogger(__name__)
 
@@ -196,14 +195,3 @@ def output_root(folder: PathLike) -> str:
     """The folder that outputs mirror: the given one, or the one above it if that is itself a DICOM series."""
     path = os.path.abspath(folder)
     return os.path.dirname(path) if os.path.isdir(path) and len(group_folder(Path(path))[0]) == 1 else path
-
-
-def output_name(meta: Mapping[str, Any], saver: Any) -> dict[str, Any]:
-    """SaveImage's name of an output: the scan's path, whose dots (as in 1.2.840.7) are no suffix to be cut off."""
-    return {"subject": scan_stem(meta[ImageMetaKey.FILENAME_OR_OBJ]) + ".nii", "idx": None}
-
-
-def scan_stem(scan: str | list[str]) -> str:
-    """The path of a scan, or of its first file, without the suffixes .nii, .nii.gz and .dcm."""
-    path = scan if isinstance(scan, str) else scan[0]
-    return re.sub(r"(\.nii(\.gz)?|\.dcm)$", "", path, flags=re.IGNORECASE)

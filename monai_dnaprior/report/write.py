@@ -10,18 +10,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from ..cohort.all_scans import MANIFEST, output_for
 from ..cohort.one_scan import NOTICE
 from ..files.discovery import Source, find_sources
 from ..files.disk import hash_of, write_whole
-from ..files.names import sidecar_of, stem_of
+from ..files.names import INDEX, MANIFEST, output_for, output_of, report_of, sidecar_of, stem_of
 from ..files.scan import Caps, CorruptScan, ScanError, UnsupportedScan
 from .before_after import Case
 from .charts import number
 from .findings import counted
 
-SUFFIX = ".html"
-INDEX = "index.html"
 NEEDED = {
     "configuration": {"version", "method", "options", "slice_dim", "rician", "device", "mask", "weights"},
     "residual": {"standard_deviation", "correlation_with_image"},
@@ -105,7 +102,7 @@ def write_index(manifest: Path, report: Path) -> None:
 def case_of(entry: Mapping[str, Any], folder: Path, place: Path) -> dict[str, Any]:
     """One row of the index; a scan without an output is named as its file is."""
     output = below(folder, entry["output"]) if entry["output"] else None
-    page = None if output is None else output.with_name(stem_of(output.name) + SUFFIX)
+    page = None if output is None else report_of(output)
     name = Path(entry["source"]).name if output is None else stem_of(os.path.relpath(output, folder))
     link = None if page is None or not page.is_file() else quote(Path(os.path.relpath(page, place)).as_posix())
     reason = str(entry["reason"]).removeprefix(f"{entry['source']}: ")
@@ -139,14 +136,14 @@ def report_all(
         if len(sources) != 1:
             raise errors[0] if errors else UnsupportedScan(path, f"holds {counted(len(sources), 'scan')}, not one")
         made = output_of(sources[0], path, output)
-        html = html or made.with_name(stem_of(made.name) + SUFFIX)
+        html = html or report_of(made)
         write_report(sources[0], made, html, caps=caps)
         yield html
         return
     for source in sources:
         made = output_for(source, path, output, alone=False)
         if made.exists():
-            page = made.with_name(stem_of(made.name) + SUFFIX)
+            page = report_of(made)
             try:
                 write_report(source, made, page, caps=caps)
                 yield page
@@ -154,12 +151,6 @@ def report_all(
                 yield error
     write_index(output / MANIFEST, output / INDEX)
     yield output / INDEX
-
-
-def output_of(source: Source, path: Path, output: Path) -> Path:
-    """The denoised scan: what was named, or the file in the folder that was named."""
-    inside = output_for(source, path, output, alone=True)
-    return output if sidecar_of(output).is_file() else inside
 
 
 def rendered(template: str, context: Mapping[str, Any]) -> bytes:
