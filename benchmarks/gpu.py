@@ -66,7 +66,7 @@ def measure(
     first, seconds = timed(lambda: denoise_volume(volume[None].to(device), prior, Slicing(batch_size=BATCH)))
     second = denoise_volume(volume[None].to(device), prior, Slicing(batch_size=BATCH))
     (one,) = denoise_parts(volume[None], prior, Slicing(), done=range(1, slices))  # the first slice, on the CPU
-    on_cpu = volume[None, ..., :1] - one.removed
+    on_cpu = volume[None, ..., :1] - one.residual
     here_psnr, there_psnr = (round(decibels(image[..., 0].cpu()[None], clean), 2) for image in (first.image, on_cpu))
     return {
         "device": torch.cuda.get_device_name() if device == "cuda" else device,

@@ -15,7 +15,8 @@ from typing import Any, NoReturn
 from tqdm.auto import tqdm
 
 from . import __version__
-from .cohort.all_scans import FAILED, SOME_BAD, denoise_all, exit_code_of
+from .cohort.all_scans import denoise_all, exit_code_of
+from .cohort.task import FAILED, SOME_BAD
 from .files.scan import Caps, ScanError
 
 DESCRIPTION = "Self-supervised denoising of medical images.\nNot a medical device; keep the original."

@@ -136,29 +136,29 @@ class Scan(ABC):
             values[(self.stored > LARGEST_INTEGER) | (self.stored < -LARGEST_INTEGER)] = np.nan
         return values
 
-    def masked(self: AnyScan, mask: np.ndarray) -> AnyScan:
+    def with_mask(self: AnyScan, mask: np.ndarray) -> AnyScan:
         """The same, whose voxels outside the mask (W, H[, D]) are to stay as they are."""
         if mask.shape != self.stored.shape[1:]:
             raise ValueError(f"mask has shape {mask.shape}, {self.name} {self.stored.shape[1:]}; they must agree.")
         inside = np.broadcast_to(mask, self.stored.shape)
         return replace(self, valid=inside if self.valid is None else self.valid & inside)
 
-    def without(self, removed: np.ndarray, place: Place) -> tuple[np.ndarray, int]:
-        r"""The stored numbers at a place from whose values something was removed, and how many were clipped.
+    def subtract(self, residual: np.ndarray, place: Place) -> tuple[np.ndarray, int]:
+        r"""The stored numbers at a place from whose values a residual r is subtracted, and how many were clipped.
 
         .. math:: s' = \mathrm{clip}(\mathrm{round}(s - r / m))
 
-        A voxel from which nothing was removed keeps its bits, and no other becomes padding.
+        A voxel where the residual is 0 keeps its bits, and no other becomes padding.
         """
         native = self.stored[place]
-        exact = native.astype(np.float64) - removed / part_of(self.slope, native.ndim, place)
+        exact = native.astype(np.float64) - residual / part_of(self.slope, native.ndim, place)
         low, high = self.limits
         if native.dtype.kind == "f":
             rounded, bounded = exact, exact.clip(low, high)
         else:
             rounded = np.rint(exact)
             bounded = self._unlike_padding(rounded.clip(low, representable(high)), exact)
-        changed = removed != 0
+        changed = residual != 0
         clipped = int(np.count_nonzero(changed & ((rounded < low) | (rounded > high))))
         new = np.where(changed, bounded.astype(native.dtype), native)
         return new.astype(native.dtype, copy=False), clipped  # where() gives the machine's byte order
@@ -171,8 +171,8 @@ class Scan(ABC):
         nearest = np.where((exact - below <= above - exact) & (below >= low) | (above > high), below, above)
         return np.where((rounded >= first) & (rounded <= last), nearest, rounded)
 
-    def removed(self, stored: np.ndarray) -> np.ndarray:
-        """What was removed from the values where the stored numbers are now these, float32; 0 where not finite."""
+    def residual(self, stored: np.ndarray) -> np.ndarray:
+        """The values minus those of other stored numbers, float32; 0 where not finite."""
         with np.errstate(invalid="ignore"):
             change = (self.stored.astype(np.float64) - stored) * self.slope
         return np.where(np.isfinite(change), change, 0).astype(np.float32)

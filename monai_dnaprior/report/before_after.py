@@ -43,7 +43,7 @@ class Case:
         if after.stored.shape != self.scan.stored.shape:
             raise CorruptScan(output, "has another shape than the scan that it was made of")
         self.layout = Layout.of(self.scan, sidecar["configuration"]["slice_dim"])
-        self.volumes = self.scan.values(), after.values(), self.scan.removed(after.stored)
+        self.volumes = self.scan.values(), after.values(), self.scan.residual(after.stored)
         self.spread = spread_of(self.scan, Outputs(output, self.scan.values_suffix).values("spread"), caps)
         self.depth = 1 if self.layout.axis is None else self.scan.stored.shape[self.layout.axis]
         self.total = self.depth if self.scan.colours else self.depth * len(self.scan.stored)

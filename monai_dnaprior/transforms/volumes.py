@@ -105,7 +105,7 @@ def denoise_volume(volume: Tensor, denoiser: Denoiser, slicing: Slicing | None =
     records: list[Record] = []
     with tqdm(total=slicing.count(volume.shape), unit="slice", disable=not slicing.progress) as bar:
         for part in denoise_parts(volume, denoiser, slicing):
-            image[part.place] = (volume[part.place].double() - part.removed).float()
+            image[part.place] = (volume[part.place].double() - part.residual).float()
             if part.spread is not None:
                 spread = torch.zeros_like(image) if spread is None else spread
                 spread[part.place] = part.spread
@@ -121,7 +121,7 @@ class Part:
     Attributes:
         indices: their numbers, from 0; channel after channel where each is a volume of its own.
         place: where they are in the volume.
-        removed: what the denoiser takes away there, float64, in the volume's units; 0 where nothing is seen.
+        residual: input minus output there, float64, in the volume's units; 0 where nothing is seen.
         spread: that the denoiser gives, in the volume's units, if it does.
         records: one a slice.
         span: what 1 in the records' units is in the volume's.
@@ -129,7 +129,7 @@ class Part:
 
     indices: range
     place: tuple[slice, ...]
-    removed: Tensor
+    residual: Tensor
     spread: Tensor | None
     records: list[Record]
     span: float
@@ -152,12 +152,12 @@ def denoise_parts(volume: Tensor, denoiser: Denoiser, slicing: Slicing, *, done:
             noisy = torch.where(visible, noisy, 0)
             result = within_memory(denoiser, noisy, indices)
             result = remove_rician_bias(noisy, result, offset / span) if slicing.rician else result
-            removed = torch.where(visible, span * (noisy.double() - result.image.double()), 0)
+            residual = torch.where(visible, span * (noisy.double() - result.image.double()), 0)
             spread = None if result.spread is None else torch.where(visible, span * result.spread, 0)
             yield Part(
                 indices,
                 place,
-                slicing.join(removed, volume.ndim),
+                slicing.join(residual, volume.ndim),
                 None if spread is None else slicing.join(spread, volume.ndim),
                 result.records,
                 span,

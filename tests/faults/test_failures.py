@@ -17,7 +17,8 @@ from torch import Tensor
 
 from monai_dnaprior import create_denoiser
 from monai_dnaprior.__main__ import main
-from monai_dnaprior.cohort.all_scans import Row, denoise_all
+from monai_dnaprior.cohort.all_scans import denoise_all
+from monai_dnaprior.cohort.task import ScanRow
 from monai_dnaprior.denoisers import dnaprior as priors
 from monai_dnaprior.denoisers.result import Denoiser, Record, Result
 from monai_dnaprior.files.scan import Caps
@@ -205,7 +206,7 @@ def test_bad_cases_stop_no_others(tmp_path: Path, capsys: pytest.CaptureFixture,
     broken[2].write_bytes(b"no scan")
     rows = list(denoise_all(tmp_path / "in", tmp_path / "out", caps=Caps(), **FIT))
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text(encoding="utf-8"))
-    assert [Row(**{**row, "warnings": tuple(row["warnings"])}) for row in manifest] == rows
+    assert [ScanRow(**{**row, "warnings": tuple(row["warnings"])}) for row in manifest] == rows
     assert len(rows) == count
     assert [row.source for row in rows if row.exit_code == 4] == [str(path) for path in broken]
     sound = [row for row in rows if row.status == "denoised"]
