@@ -23,6 +23,7 @@ from monai_dnaprior.denoisers.dnaprior import DNAPrior
 from monai_dnaprior.files.discovery import find_sources
 from monai_dnaprior.files.disk import hash_of
 from monai_dnaprior.files.scan import Caps, ScanError, same_bits
+from monai_dnaprior.training.weights import SHIPPED
 
 FIT = {"options": {**SHORT, "seed": 3}}
 AFFINE = np.array([[-2.0, 0.1, 0, 30], [0.1, 1.5, 0.2, -20], [0, -0.2, 3.0, 5], [0, 0, 0, 1]])
@@ -150,7 +151,7 @@ def test_the_sidecar_says_what_was_done(source: Path, tmp_path: Path) -> None:
 def test_weights_are_part_of_the_configuration(source: Path, tmp_path: Path) -> None:
     denoise(source, tmp_path / "out.nii", method="iddp")
     weights = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))["configuration"]["weights"]
-    assert weights == hash_of(Path(main.__code__.co_filename).with_name("iddp.safetensors"))
+    assert weights == hash_of(SHIPPED)
 
 
 class Interrupted(Exception):

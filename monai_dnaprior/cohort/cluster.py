@@ -145,9 +145,8 @@ def run_or_begin(task: ScanTask, block: int) -> ScanRow | Begun:
 
 def denoise_share(task: ScanTask, share: range) -> None:
     """Denoise some slices of a scan that was begun; what goes wrong here shows when the whole is denoised."""
-    job = resume(task).job()
     try:
-        job.denoise_share(share)
+        resume(task).job().denoise_share(share)
     except Exception:
         logger.debug("%s: slices %s could not be denoised", task.source.label, share, exc_info=True)
 

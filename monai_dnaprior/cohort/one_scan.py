@@ -142,11 +142,8 @@ class ScanJob:
     def _write(self, stored: np.ndarray, path: Path) -> None:
         """Write the denoised scan, and compare what comes back from the disk."""
         configuration = self.key["configuration"]
-        provenance = {
-            "description": describe(configuration),
-            "configuration": json.dumps(configuration, sort_keys=True),
-        }
-        self.scan.write(path, stored, version=__version__, **provenance)
+        text = json.dumps(configuration, sort_keys=True)
+        self.scan.write(path, stored, description=describe(configuration), configuration=text, version=__version__)
         if not same_bits(self.source.reread(path, self.settings.caps).stored, stored):
             raise OSError(f"{self.output} could not be written: it does not come back from the disk as it was")
 
@@ -163,11 +160,9 @@ class ScanJob:
 
     def _earlier_report(self) -> dict[str, Any]:
         """The report of an earlier run that made the output from the same input with the same settings."""
-        report = self._report_before()
+        report, remedy = self._report_before(), "give another name, or --resume if it is of the same run"
         if report.get("output") != hash_of(self.output):
-            raise UnsupportedScan(
-                self.output, "exists already; give another name, or --resume if it is of the same run"
-            )
+            raise UnsupportedScan(self.output, f"exists already; {remedy}")
         return report
 
     def _check_files(self) -> None:
