@@ -342,7 +342,7 @@ def test_two_scans_whose_outputs_would_have_one_name_are_told(source: Path, tmp_
     [(["--method", "foo"], "no known denoiser"), (["--option", "width"], "must be NAME=VALUE"),
      (["--option", "depth=3"], "depth"), (["--device", "cuda:99"], "not available"),
      (["--slice-dim", "7"], "slice_dim=7"),
-     (["--max-bytes", "0"], "must be positive"), (["--preset", "foo"], "preset='foo'")],
+     (["--max-bytes", "0"], "size=0 must be a positive number"), (["--preset", "foo"], "preset='foo'")],
 )  # fmt: skip
 def test_settings_that_cannot_be_are_one_line(
     source: Path, tmp_path: Path, arguments: list[str], reason: str, capsys: pytest.CaptureFixture

@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from ..checks import check_positive
+
 LPS_TO_RAS = np.diag([-1.0, -1, 1, 1])
 LARGEST_INTEGER = 2**53  # up to which float64 holds every one
 Place = tuple[slice, ...]
@@ -55,9 +57,7 @@ class Caps:
     pixels: int = 2**26
 
     def __post_init__(self) -> None:
-        for name in ("size", "ratio", "pixels"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be positive.")
+        check_positive(size=self.size, ratio=self.ratio, pixels=self.pixels)
 
     def admit(self, path: object, *, decoded: int, encoded: int, pixels: int) -> None:
         """Refuse a file whose voxels would take so much."""
