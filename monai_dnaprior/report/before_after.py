@@ -18,7 +18,7 @@ from ..noise.intensity import PERCENTILES, intensity_range
 from .charts import Curve, chart, number
 from .findings import LEFT_ALONE, findings, heading
 from .measures import LAGS, Measures
-from .pictures import BUDGET, MARGIN, MOST, Layout, Scales, Shown, View, spaced, stride, within_budget
+from .pictures import BUDGET, MARGIN, MOST, Layout, Scales, Shown, View, space_evenly, stride, within_budget
 
 MOST_DOTS = 80  # of a chart over slices; beyond, a line
 STOPPED_BY = {
@@ -33,7 +33,7 @@ STOPPED_BY = {
 }
 
 
-class Case:
+class BeforeAfter:
     """One scan before and after, and what is shown of it."""
 
     def __init__(self, source: Source, output: Path, sidecar: Mapping[str, Any], caps: Caps) -> None:
@@ -54,7 +54,7 @@ class Case:
         """The channels of a slice: all if they are colours, otherwise each is a volume of its own."""
         return slice(None) if self.scan.colours else slice(index // self.depth, index // self.depth + 1)
 
-    def shown(self, index: int) -> Shown:
+    def show_slice(self, index: int) -> Shown:
         before, after, removed = (
             self.layout.plane(volume, self.channels(index), index % self.depth) for volume in self.volumes
         )
@@ -75,7 +75,7 @@ class Case:
 
     def pictures(self, windows: Sequence[tuple[float, float]]) -> tuple[list[View], list[Shown], Scales]:
         """The slices that are shown, evenly spaced, as many as fit into the file."""
-        slices = [self.shown(index) for index in spaced(self.total, MOST)]
+        slices = [self.show_slice(index) for index in space_evenly(self.total, MOST)]
         middle = slices[len(slices) // 2]
         scales = Scales.of(windows, slices, self.scan.inverted)
 
@@ -83,7 +83,7 @@ class Case:
             return scales.view(one, 0 if self.scan.colours else one.number // self.depth)
 
         count = max(1, min(MOST, int(BUDGET / (MARGIN * view(middle).size))))
-        chosen = [self.shown(index) for index in spaced(self.total, count)]
+        chosen = [self.show_slice(index) for index in space_evenly(self.total, count)]
         views = within_budget([view(one) for one in chosen])
         kept = {one.number for one in views}
         return views, [one for one in chosen if one.number in kept], scales

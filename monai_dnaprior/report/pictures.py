@@ -162,10 +162,10 @@ def picture(plane: np.ndarray, low: float, high: float, levels: int = 256) -> st
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def spaced(total: int, count: int) -> list[int]:
+def space_evenly(total: int, count: int) -> list[int]:
     """So many numbers below a total, evenly spaced.
 
-    >>> spaced(28, 4), spaced(3, 12)
+    >>> space_evenly(28, 4), space_evenly(3, 12)
     ([3, 10, 17, 24], [0, 1, 2])
     """
     count = min(total, count)
