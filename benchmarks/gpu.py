@@ -25,7 +25,7 @@ from monai_dnaprior.denoisers.result import Result
 from monai_dnaprior.fitting.devices import PRECISIONS
 from monai_dnaprior.noise.metrics import decibels
 from monai_dnaprior.noise.models import add_noise
-from monai_dnaprior.transforms.volumes import denoise_volume, denoised_parts
+from monai_dnaprior.transforms.volumes import Slicing, denoise_parts, denoise_volume
 
 PRESETS = ("fast", "default", "best")
 BATCH = 64  # slices made together
@@ -63,10 +63,10 @@ def measure(
         }
     volume = torch.cat([add_noise(clean, "gaussian:25", seed=seed) for seed in range(slices)], 1)[0].movedim(0, -1)
     prior = DNAPrior.from_preset("default", **presets["default"])
-    first, seconds = timed(lambda: denoise_volume(volume[None].to(device), prior, batch_size=BATCH))
-    second = denoise_volume(volume[None].to(device), prior, batch_size=BATCH)
-    (one,) = denoised_parts(volume[None], prior, done=range(1, slices))  # the first slice, on the CPU
-    on_cpu = volume[None, ..., :1] - one.removed
+    first, seconds = timed(lambda: denoise_volume(volume[None].to(device), prior, Slicing(batch_size=BATCH)))
+    second = denoise_volume(volume[None].to(device), prior, Slicing(batch_size=BATCH))
+    (one,) = denoise_parts(volume[None], prior, Slicing(), done=range(1, slices))  # the first slice, on the CPU
+    on_cpu = volume[None, ..., :1] - one.residual
     here_psnr, there_psnr = (round(decibels(image[..., 0].cpu()[None], clean), 2) for image in (first.image, on_cpu))
     return {
         "device": torch.cuda.get_device_name() if device == "cuda" else device,

@@ -13,7 +13,7 @@ from monai_dnaprior.compare.table import markdown_table
 from monai_dnaprior.denoisers.registry import create_denoiser
 from monai_dnaprior.noise.metrics import decibels
 from monai_dnaprior.noise.models import add_noise
-from monai_dnaprior.transforms.volumes import denoise_volume
+from monai_dnaprior.transforms.volumes import Slicing, denoise_volume
 
 METHODS = ("bm3d", "iddp", "dna-prior")
 
@@ -36,7 +36,9 @@ def measure(data: Path, crops: Crops, sigma: int, method: str) -> dict[str, Any]
     clean = make_case(data, "mri", sigma, crops=crops).clean
     assert clean is not None
     noisy = add_noise(clean, f"rician:{sigma}", seed=sigma)
-    plain, corrected = (denoise_volume(noisy[0], create_denoiser(method), rician=rician) for rician in (False, True))
+    plain, corrected = (
+        denoise_volume(noisy[0], create_denoiser(method), Slicing(rician=rician)) for rician in (False, True)
+    )
     return {
         "σ": sigma,
         "method": method,

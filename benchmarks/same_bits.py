@@ -38,7 +38,7 @@ from monai_dnaprior import (
     denoising_records,
     list_denoisers,
 )
-from monai_dnaprior.transforms.volumes import denoise_volume
+from monai_dnaprior.transforms.volumes import Slicing, denoise_volume
 
 BUNDLES = Path(__file__).parents[1] / "bundles"
 MR = Path(nibabel.__file__).parent / "tests" / "data" / "example4d.nii.gz"
@@ -141,7 +141,7 @@ def large_images() -> Iterator[tuple[str, str]]:
         return whole(noisy, **others)
 
     volume = torch.stack([strip[0, ..., :300, :], strip[0, ..., 30:330, :]], -1)
-    yield "little memory", of_result(denoise_volume(volume, little_memory, batch_size=2))
+    yield "little memory", of_result(denoise_volume(volume, little_memory, Slicing(batch_size=2)))
 
 
 def transforms() -> Iterator[tuple[str, str]]:

@@ -15,7 +15,8 @@ from typing import Any, NoReturn
 from tqdm.auto import tqdm
 
 from . import __version__
-from .cohort.all_scans import FAILED, SOME_BAD, denoise_all, exit_code_of
+from .cohort.all_scans import denoise_all, exit_code_of
+from .cohort.task import FAILED, SOME_BAD
 from .files.scan import Caps, ScanError
 
 DESCRIPTION = "Self-supervised denoising of medical images.\nNot a medical device; keep the original."
@@ -110,7 +111,7 @@ def run_scans(options: argparse.Namespace, **others: Any) -> int:
         options.output,
         caps=caps_of(options),
         method=options.method,
-        options={**method, **dict(map(parsed_option, options.option))},
+        options={**method, **dict(map(parse_option, options.option))},
         device=options.device,
         slice_dim=options.slice_dim,
         batch_size=options.batch_size,
@@ -138,10 +139,10 @@ def printable(text: object) -> str:
     return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in str(text))
 
 
-def parsed_option(text: str) -> tuple[str, Any]:
+def parse_option(text: str) -> tuple[str, Any]:
     """A method's option, NAME=VALUE; the value as JSON has it, or else text.
 
-    >>> parsed_option("restarts=4"), parsed_option("preset=fast")
+    >>> parse_option("restarts=4"), parse_option("preset=fast")
     (('restarts', 4), ('preset', 'fast'))
     """
     name, sign, value = text.partition("=")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from monai_dnaprior.__main__ import main
-from monai_dnaprior.files.names import named
+from monai_dnaprior.files.names import name_output
 
 
 def write_dataset(folder: Path) -> None:
@@ -77,4 +77,4 @@ def test_other_folders_get_no_description(tmp_path: Path, text: str | None) -> N
      ("sub-1", "denoised", "sub-1_denoised")],
 )  # fmt: skip
 def test_names(stem: str, what: str, expected: str) -> None:
-    assert named(stem, what) == expected
+    assert name_output(stem, what) == expected

@@ -6,6 +6,7 @@ import json
 import socket
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from urllib.request import ProxyHandler, build_opener
 
@@ -18,9 +19,10 @@ from conftest import SHORT
 
 from monai_dnaprior.__main__ import main
 from monai_dnaprior.cohort import one_scan as job
-from monai_dnaprior.cohort.all_scans import Row, Task, denoise_all, exit_code_of, row_of
-from monai_dnaprior.cohort.cluster import HINT, cluster_runner, denoise_share_of, row_again, row_or_size
-from monai_dnaprior.files.checkpoint import KeptPart
+from monai_dnaprior.cohort.all_scans import denoise_all, exit_code_of
+from monai_dnaprior.cohort.cluster import HINT, Begun, cluster_runner, denoise_share, run_after_shares, run_or_begin
+from monai_dnaprior.cohort.task import ScanRow, ScanTask
+from monai_dnaprior.files.checkpoint import FinishedSlices
 from monai_dnaprior.files.discovery import find_sources
 from monai_dnaprior.files.scan import Caps, Scan
 from monai_dnaprior.transforms.volumes import Part
@@ -46,7 +48,7 @@ def workers() -> Iterator[psutil.Process]:
             yield process
 
 
-def test_a_cohort_survives_its_workers_and_its_bad_cases(tmp_path: Path) -> None:
+def test_a_cohort_survives_its_workers_and_its_bad_cases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of every scan of three slices two are one worker's share, and the third may be another's."""
     count, bad = tries(5, 40), tries(1, 3)
     write_volumes(tmp_path / "in", count)
@@ -54,7 +56,8 @@ def test_a_cohort_survives_its_workers_and_its_bad_cases(tmp_path: Path) -> None
         path.write_bytes(path.read_bytes()[:-30])
     with socket.create_server(("127.0.0.1", 0)) as free:
         dashboard = f"127.0.0.1:{free.getsockname()[1]}"
-    runner, rows = cluster_runner(workers=2, dashboard=dashboard, block=2), list[Row]()
+    monkeypatch.setattr("monai_dnaprior.cohort.cluster.BLOCK", 2)
+    runner, rows = cluster_runner(workers=2, dashboard=dashboard), list[ScanRow]()
     for row in denoise_all(tmp_path / "in", tmp_path / "out", caps=Caps(), runner=runner, **FIT):
         rows.append(row)
         if len(rows) == 1:
@@ -78,24 +81,24 @@ def test_shares_are_kept_for_the_whole(tmp_path: Path, monkeypatch: pytest.Monke
     write_volumes(tmp_path / "in", 1)
     (source,), _ = find_sources(tmp_path / "in")
     output = tmp_path / "out" / "scan.nii.gz"
-    task = Task(source, output, Caps(), FIT)
-    assert row_or_size(task, 2) == 3
+    task = ScanTask(source, output, Caps(), FIT)
+    assert run_or_begin(task, 2) == Begun(3, 2)
     for share in (range(2, 3), range(0, 2)):
-        denoise_share_of(task, share)
+        denoise_share(task, share)
     parts = sorted((tmp_path / "out" / "scan.nii.gz.partial").glob("*.safetensors"))
     assert [path.name[:13] for path in parts] == ["000000-000002", "000002-000003"]
     parts[1].write_bytes(b"")  # a share that was lost is made again
-    made, finished = list[range](), job.finished
+    made, finished = list[range](), job.finish_slices
 
-    def watched(scan: Scan, part: Part) -> KeptPart:
+    def watched(scan: Scan, part: Part) -> FinishedSlices:
         made.append(part.indices)
         return finished(scan, part)
 
-    monkeypatch.setattr(job, "finished", watched)
-    assert row_again(task, []).status == "denoised"
+    monkeypatch.setattr(job, "finish_slices", watched)
+    assert run_after_shares(task, []).status == "denoised"
     assert made == [range(2, 3)]
-    assert row_or_size(task, 2) == row_again(task, [])  # it is there already
-    denoise_share_of(task, range(3))
+    assert run_or_begin(task, 2) == run_after_shares(task, [])  # it is there already
+    denoise_share(task, range(3))
     assert not output.with_name("scan.nii.gz.partial").exists()
     list(denoise_all(Path(source.label), tmp_path / "alone.nii.gz", caps=Caps(), **FIT))
     assert output.read_bytes() == (tmp_path / "alone.nii.gz").read_bytes()
@@ -105,12 +108,12 @@ def test_a_large_scan_that_is_broken_is_a_row(tmp_path: Path) -> None:
     write_volumes(tmp_path / "in", 1)
     (source,), _ = find_sources(tmp_path / "in")
     (tmp_path / "file").touch()
-    row = row_or_size(Task(source, tmp_path / "file" / "scan.nii.gz", Caps(), FIT), 2)
-    assert isinstance(row, Row)
+    row = run_or_begin(ScanTask(source, tmp_path / "file" / "scan.nii.gz", Caps(), FIT), 2)
+    assert isinstance(row, ScanRow)
     assert (row.status, row.exit_code) == ("failed", 1)
     source.files[0].write_bytes(source.files[0].read_bytes()[:-30])
-    row = row_or_size(Task(source, tmp_path / "scan.nii.gz", Caps(), FIT), 2)
-    assert isinstance(row, Row)
+    row = run_or_begin(ScanTask(source, tmp_path / "scan.nii.gz", Caps(), FIT), 2)
+    assert isinstance(row, ScanRow)
     assert (row.status, row.exit_code) == ("refused", 4)
 
 
@@ -131,31 +134,31 @@ def test_the_command_goes_on_where_a_cohort_stopped(tmp_path: Path, capfd: pytes
 def test_a_scan_whose_workers_die_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from distributed import KilledWorker
 
-    from monai_dnaprior.cohort.cluster import row_of_future
+    from monai_dnaprior.cohort.cluster import result_of
 
     class Died:
         def __init__(self, error: Exception) -> None:
             self.exception = lambda: error
 
     write_volumes(tmp_path, 1)
-    tasks: list[Task] = []
+    tasks: list[ScanTask] = []
     list(
         denoise_all(
             tmp_path, tmp_path.with_name("out"), caps=Caps(), runner=lambda found: tasks.extend(found) or iter(())
         )
     )
-    row = row_of_future(Died(KilledWorker("task", None, 3)), tasks[0])  # type: ignore[arg-type]
+    row = result_of(Died(KilledWorker("task", None, 3)), tasks[0])  # type: ignore[arg-type]
     assert (row.status, row.exit_code) == ("failed", 1)
     assert row.reason.endswith("could not be denoised: its workers died")
     with pytest.raises(ValueError, match="preset"):  # what is wrong for every scan ends the cohort
-        row_of_future(Died(ValueError("preset='foo'")), tasks[0])
-    assert row_of(tasks[0].__class__(tasks[0].source, tmp_path / "x.nii", Caps(), {"method": "median"})).exit_code == 0
+        result_of(Died(ValueError("preset='foo'")), tasks[0])
+    assert replace(tasks[0], output=tmp_path / "x.nii", settings={"method": "median"}).run().exit_code == 0
 
 
 def test_a_cohort_without_workers_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     write_volumes(tmp_path / "in", 1)
     assert main(["cohort", str(tmp_path / "in"), str(tmp_path / "out"), "--workers=0"]) == 2
-    assert "workers=0 must be at least 1" in capsys.readouterr().err
+    assert "workers=0 must be a whole number, at least 1" in capsys.readouterr().err
 
 
 def test_without_dask_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

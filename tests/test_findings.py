@@ -16,7 +16,7 @@ from PIL import Image
 from monai_dnaprior.files.discovery import find_sources
 from monai_dnaprior.files.scan import Caps
 from monai_dnaprior.report.charts import Curve, chart
-from monai_dnaprior.report.findings import findings, listed
+from monai_dnaprior.report.findings import findings, list_slices
 from monai_dnaprior.report.measures import Measures, touched
 from monai_dnaprior.report.pictures import (
     BUDGET,
@@ -26,7 +26,7 @@ from monai_dnaprior.report.pictures import (
     Shown,
     View,
     picture,
-    spaced,
+    space_evenly,
     within_budget,
 )
 
@@ -57,7 +57,7 @@ def test_large_slices_lose_pixels_not_noise(tmp_path: Path) -> None:
 def test_pictures_keep_within_the_budget() -> None:
     views = [View(index, "", "x" * (BUDGET // 4), "", "", "") for index in range(9)]
     assert [view.number for view in within_budget(views)] == [3, 4, 5, 6]
-    assert spaced(300, 12)[0] == 12
+    assert space_evenly(300, 12)[0] == 12
     assert len(within_budget([View(0, "", "x" * 2 * BUDGET, "", "", "")])) == 1
 
 
@@ -129,7 +129,7 @@ def test_what_happened_to_slices_and_voxels_is_told() -> None:
     ]
     assert found[1].text == "After 9 steps more was left. In 1 of 5 slices."
     assert "2–3" in found[4].text
-    assert listed([]) == ""
+    assert list_slices([]) == ""
 
 
 def test_what_was_not_touched_does_not_count() -> None:

@@ -17,7 +17,8 @@ from made import write_series
 
 from monai_dnaprior import DNAPriorDenoise, __version__
 from monai_dnaprior.__main__ import main
-from monai_dnaprior.cohort.all_scans import Row, denoise_all
+from monai_dnaprior.cohort.all_scans import denoise_all
+from monai_dnaprior.cohort.task import ScanRow
 from monai_dnaprior.denoisers.dnaprior import DNAPrior
 from monai_dnaprior.files.discovery import find_sources
 from monai_dnaprior.files.disk import hash_of
@@ -42,7 +43,7 @@ def write_volume(path: Path, volume: np.ndarray, kind: Any = np.int16) -> Path:
     return path
 
 
-def denoise(path: Path, output: Path, **settings: Any) -> Row:
+def denoise(path: Path, output: Path, **settings: Any) -> ScanRow:
     (row,) = denoise_all(path, output, caps=Caps(), **settings)
     return row
 
@@ -341,7 +342,7 @@ def test_two_scans_whose_outputs_would_have_one_name_are_told(source: Path, tmp_
     [(["--method", "foo"], "no known denoiser"), (["--option", "width"], "must be NAME=VALUE"),
      (["--option", "depth=3"], "depth"), (["--device", "cuda:99"], "not available"),
      (["--slice-dim", "7"], "slice_dim=7"),
-     (["--max-bytes", "0"], "must be positive"), (["--preset", "foo"], "preset='foo'")],
+     (["--max-bytes", "0"], "size=0 must be a positive number"), (["--preset", "foo"], "preset='foo'")],
 )  # fmt: skip
 def test_settings_that_cannot_be_are_one_line(
     source: Path, tmp_path: Path, arguments: list[str], reason: str, capsys: pytest.CaptureFixture
@@ -355,7 +356,7 @@ def test_settings_that_cannot_be_are_one_line(
 
 def test_real_files_come_back_or_are_refused_in_one_line(shared_data: Path, tmp_path: Path) -> None:
     """Every scan of the collection, sound, odd or malformed; which of them are refused is written down."""
-    rows: list[Row] = []
+    rows: list[ScanRow] = []
     for folder in ("dicom", "volumes", "malformed"):
         rows += denoise_all(shared_data / folder, tmp_path / folder, caps=Caps(), method="identity")
     assert {row.status for row in rows} == {"denoised", "refused"}
@@ -369,7 +370,7 @@ def test_real_files_come_back_or_are_refused_in_one_line(shared_data: Path, tmp_
             assert {one.status for one in alone} == {"denoised"}
 
 
-def assert_identical(shared_data: Path, rows: list[Row]) -> None:
+def assert_identical(shared_data: Path, rows: list[ScanRow]) -> None:
     """Stored numbers, scaling and affine of every scan are those of its output."""
     outputs = {row.output: row.source for row in rows if row.output}
     assert len(outputs) > 60

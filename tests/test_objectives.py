@@ -76,7 +76,7 @@ def test_every_objective_is_finite_has_gradients_and_repeats(name: str) -> None:
     assert torch.equal(values[0], values[1])
     deterministic = name in ("supervised", "noise2noise", "blind2unblind")
     assert torch.equal(values[0], values[2]) is deterministic
-    assert objective.denoised(noisy, network).shape == noisy.shape
+    assert objective.denoise(noisy, network).shape == noisy.shape
     assert torch.equal(noisy, images(2, 1, 16, 16))
 
 

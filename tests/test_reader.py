@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel
 import numpy as np
@@ -13,7 +14,8 @@ from made import axial, write_series
 from monai.transforms import LoadImage
 
 from monai_dnaprior import ScanReader
-from monai_dnaprior.files.reader import find_scans, output_name, output_root
+from monai_dnaprior.files.names import output_name
+from monai_dnaprior.files.reader import find_scans, output_root
 
 TILTED = (1.0, 0.0, 0.0, 0.0, 0.9, -0.4358898943540674)  # rows along x, columns leaning out of the axial plane
 
@@ -118,11 +120,11 @@ def test_a_real_file_that_pydicom_ships() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("SC_rgb_small_odd.dcm", "is a RGB DICOM file; only greyscale is supported"),
-        ("examples_palette.dcm", "is a PALETTE COLOR DICOM file; only greyscale is supported"),
-        ("rtdose.dcm", "is a multi-frame DICOM file; only series of single frames are supported"),
-        ("rtplan.dcm", "is not part of a readable greyscale DICOM series"),
-        ("MR_truncated.dcm", "is not part of a readable greyscale DICOM series"),
+        ("SC_rgb_small_odd.dcm", "is not greyscale; its pixels must be MONOCHROME1 or MONOCHROME2"),
+        ("examples_palette.dcm", "is not greyscale; its pixels must be MONOCHROME1 or MONOCHROME2"),
+        ("rtdose.dcm", "has several frames; only series of single frames are supported"),
+        ("rtplan.dcm", "has no pixels"),
+        ("MR_truncated.dcm", "is cut short: 8130 of 8192 bytes of pixels"),
     ],
 )
 def test_what_is_not_a_greyscale_series_is_refused(name: str, message: str) -> None:
@@ -145,6 +147,30 @@ def test_real_series(shared_data: Path, name: str) -> None:
         np.testing.assert_allclose(image[..., index].numpy(), expected.T, rtol=1e-6)
         position = np.array(source.ImagePositionPatient, float) * [-1, -1, 1]
         np.testing.assert_allclose((image.affine.numpy() @ np.array([0, 0, index, 1]))[:3], position, atol=0.02)
+
+
+def test_padding_keeps_its_numbers_and_monochrome1_is_inverted(tmp_path: Path, pixels: np.ndarray) -> None:
+    write_series(tmp_path / "padded", pixels, PixelPaddingValue=int(pixels[0, 0, 0]))
+    np.testing.assert_array_equal(LoadImage(reader=ScanReader())(tmp_path / "padded").numpy(), (pixels - 10).T)
+    write_series(tmp_path / "inverted", np.abs(pixels).astype("<u2"), PhotometricInterpretation="MONOCHROME1")
+    inverted = LoadImage(reader=ScanReader())(tmp_path / "inverted").numpy()
+    np.testing.assert_array_equal(inverted, (65535 - np.abs(pixels) - 10).T)
+
+
+def test_a_damaged_slice_is_not_left_out(tmp_path: Path, pixels: np.ndarray) -> None:
+    write_series(tmp_path, pixels)
+    path = tmp_path / "001"
+    path.write_bytes(path.read_bytes()[:400])
+    with pytest.raises(ValueError, match="001: is cut short"):
+        LoadImage(reader=ScanReader())(tmp_path)
+
+
+def test_without_decoders_of_pydicom_those_of_itk_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("MR_small_jp2klossless.dcm", "MR_small_jpeg_ls_lossless.dcm", "MR_small_RLE.dcm")
+    images = [LoadImage(reader=ScanReader())(shipped(name)) for name in names]
+    monkeypatch.setattr("monai_dnaprior.files.dicom.get_decoder", lambda syntax: SimpleNamespace(is_available=False))
+    for name, image in zip(names, images, strict=True):
+        np.testing.assert_array_equal(LoadImage(reader=ScanReader())(shipped(name)), image)
 
 
 def test_a_real_series_equals_the_same_scan_as_nifti(shared_data: Path) -> None:

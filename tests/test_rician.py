@@ -18,7 +18,7 @@ from monai_dnaprior.denoisers.dnaprior import DNAPrior
 from monai_dnaprior.noise.metrics import decibels
 from monai_dnaprior.noise.models import add_noise
 from monai_dnaprior.noise.rician import HIGHEST, signal_of, table, without_rician_bias
-from monai_dnaprior.transforms.volumes import denoise_volume
+from monai_dnaprior.transforms.volumes import Slicing, denoise_volume
 
 UNIT = 0.1  # sigma of 25.5 on the 8-bit scale
 
@@ -87,7 +87,7 @@ def test_pixels_in_which_no_noise_is_seen_and_other_images_do_not_matter() -> No
 def test_a_volume_is_corrected_in_its_own_units(clean_slice: Tensor, scale: float) -> None:
     noisy = scale * rician(clean_slice[0])
     plain = denoise_volume(noisy, create_denoiser("gaussian"))
-    result = denoise_volume(noisy, create_denoiser("gaussian"), rician=True)
+    result = denoise_volume(noisy, create_denoiser("gaussian"), Slicing(rician=True))
     corrected, _ = without_rician_bias(noisy[None], plain.image[None])
     torch.testing.assert_close(result.image, corrected[0], atol=1e-4 * scale, rtol=0)
     assert plain.records[0].rician_sigma is None
@@ -97,7 +97,7 @@ def test_a_volume_is_corrected_in_its_own_units(clean_slice: Tensor, scale: floa
 def test_slices_without_noise_come_back_as_they_are(clean_slice: Tensor) -> None:
     smooth = torch.nn.functional.avg_pool2d(clean_slice[0], 7, 1, 3)
     volume = torch.stack([smooth, torch.full_like(smooth, 0.3)], -1)
-    result = denoise_volume(volume, DNAPrior(steps=2), rician=True)
+    result = denoise_volume(volume, DNAPrior(steps=2), Slicing(rician=True))
     assert [record.stop_reason for record in result.records] == ["clean", "constant"]
     assert torch.equal(result.image, volume)
     assert all(record.rician_sigma is None for record in result.records)

@@ -19,7 +19,7 @@ import pytest
 import torch
 from monai.bundle import create_workflow
 from monai.data import DataLoader
-from skimage.io import imsave
+from skimage.io import imread, imsave
 from test_bundle import REQUIRED_METADATA
 from test_reader import axial, write_series
 from torch import Tensor
@@ -222,7 +222,16 @@ def test_training_makes_a_denoiser_and_writes_a_log_and_a_picture(
     before = -10 * torch.log10((noisy.clamp(0, 1) - clean_slice).square().mean()).item()
     assert float(rows[-1]["psnr"]) > before + 2
     assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
-    assert (tmp_path / "validation.png").stat().st_size > 10_000
+    picture = imread(tmp_path / "validation.png")
+    assert picture.shape == (96, 4 * 80, 3)
+    np.testing.assert_allclose(picture[:, 160:240, 0] / 255, clean_slice[0, 0], atol=0.003)
+
+
+def test_the_picture_has_a_row_for_each_pair_whatever_its_size(tmp_path: Path) -> None:
+    pairs = [(torch.rand(1, *shape), torch.rand(1, *shape)) for shape in ((1, 6, 5), (3, 6, 8))]
+    log = TrainingLog(tmp_path, network=torch.nn.Identity(), objective=create_objective("iddp"), pairs=pairs)
+    log.draw([noisy for noisy, _ in pairs])
+    assert imread(tmp_path / "validation.png").shape == (12, 32, 3)
 
 
 def test_a_step_in_bfloat16_is_nearly_that_in_float32_with_weights_as_they_are_now(
@@ -232,10 +241,10 @@ def test_a_step_in_bfloat16_is_nearly_that_in_float32_with_weights_as_they_are_n
     for precision in PRECISIONS:
         made = trainer(tmp_path, [clean_slice[0]], epochs=1, handlers=[], precision=precision)
         with torch.autocast("cpu", enabled=False):  # in which PyTorch keeps what it has rounded
-            made.passed(clean_slice)
+            made.apply_network(clean_slice)
             with torch.no_grad():
                 made.network.network.model[0].conv.weight.mul_(3)
-            outputs.append(made.passed(clean_slice))
+            outputs.append(made.apply_network(clean_slice))
     torch.testing.assert_close(*outputs, atol=0.02, rtol=0)
     assert (outputs[0] != outputs[1]).any()
     with pytest.raises(ValueError, match="precision='half' is unknown"):
@@ -272,7 +281,7 @@ def test_a_training_starts_from_weights_that_fit_its_objective() -> None:
         assert weight.requires_grad
         assert weight is not other
     assert not torch.equal(next(initial_network().parameters()), next(shipped.parameters()))
-    with pytest.raises(ValueError, match="put out 1 images, not 3"):
+    with pytest.raises(ValueError, match="output 1 images, not 3"):
         initial_network(weights=SHIPPED, heads=3)
 
 

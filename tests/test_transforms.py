@@ -97,6 +97,15 @@ def test_array_and_dictionary_forms_never_drift(forms: tuple[type, type]) -> Non
     assert all(dictionary[name] == array[name] for name in array)
     keyword_only = [name for name, parameter in array.items() if parameter.kind is parameter.KEYWORD_ONLY]
     assert [name for name in array if name not in keyword_only] in ([], ["method", "options"])
+    assert [name for name in dictionary if name != "options"][:: len(array.keys() - {"options"}) + 1] == [
+        "keys", "allow_missing_keys"
+    ]  # fmt: skip
+
+
+def test_transforms_of_one_method_take_no_other_parameters() -> None:
+    for form in (partial(DNAPriorDenoise, width=8), partial(IDDPDenoised, "image", spread=True)):
+        with pytest.raises(TypeError, match="unexpected keyword argument '(width|spread)'"):
+            form()
 
 
 def test_aliases_name_the_dictionary_forms() -> None:
@@ -185,7 +194,9 @@ def test_spread_is_in_the_units_of_the_image_and_needs_restarts() -> None:
     assert sorted(dictionary) == ["image", "residual_image", "spread_image"]
     for key, expected in zip(sorted(dictionary), (denoised, residual, spread), strict=True):
         assert torch.equal(dictionary[key], expected)
-    with pytest.raises(ValueError, match="spread=True needs a fit that is restarted; set restarts to at least 2"):
+    with pytest.raises(
+        ValueError, match="spread=True needs a fit that is restarted; set the option restarts to at least 2"
+    ):
         DNAPriorDenoise(spread=True)
     with pytest.raises(ValueError, match="spread=True needs"):
         Denoised("image", "tv", spread=True)

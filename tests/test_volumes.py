@@ -13,7 +13,7 @@ from torch import Tensor
 from monai_dnaprior import create_denoiser
 from monai_dnaprior.denoisers.result import Record, Result
 from monai_dnaprior.noise.intensity import intensity_range
-from monai_dnaprior.transforms.volumes import denoise_volume
+from monai_dnaprior.transforms.volumes import Slicing, denoise_volume
 
 pytestmark = GUARDED
 
@@ -42,7 +42,7 @@ DTYPES = [torch.uint8, torch.int16, torch.int32, torch.int64, torch.float16, tor
 @pytest.mark.parametrize("slice_dim", [-3, -2, -1, 0, 1, 2])
 def test_identity_gives_the_volume_back_exactly(dtype: torch.dtype, slice_dim: int) -> None:
     image = volume(2, 5, 6, 7).abs().clamp(max=250).to(dtype)
-    result = denoise_volume(image, create_denoiser("identity"), slice_dim=slice_dim)
+    result = denoise_volume(image, create_denoiser("identity"), Slicing(slice_dim=slice_dim))
     output, records = result.image, result.records
     assert output.dtype == torch.float32
     assert torch.equal(output, image.float())
@@ -58,7 +58,7 @@ def test_identity_is_exact_in_any_unit(scale: float) -> None:
 @pytest.mark.parametrize("slice_dim", [0, 1, 2, -1])
 def test_slices_are_those_of_the_axis_in_order(slice_dim: int) -> None:
     image, denoiser = volume(1, 4, 5, 6), Halving()
-    denoise_volume(image, denoiser, slice_dim=slice_dim, batch_size=4)
+    denoise_volume(image, denoiser, Slicing(slice_dim=slice_dim, batch_size=4))
     offset, span = intensity_range(image)
     expected = [(part - offset) / span for part in image.unbind(slice_dim + 1 if slice_dim >= 0 else slice_dim)]
     torch.testing.assert_close(denoiser.seen, expected)
@@ -115,14 +115,14 @@ def test_constant_slices_among_others_come_out_bit_identical() -> None:
 
 def test_batch_size_changes_nothing() -> None:
     image, prior = volume(1, 16, 16, 3), create_denoiser("dna-prior", **SHORT)
-    outputs = [denoise_volume(image, prior, batch_size=size).image for size in (1, 2, 3, 100)]
+    outputs = [denoise_volume(image, prior, Slicing(batch_size=size)).image for size in (1, 2, 3, 100)]
     assert all(torch.equal(outputs[0], output) for output in outputs)
 
 
 def test_channel_wise_has_a_range_and_an_order_for_each_channel() -> None:
     image, denoiser = volume(2, 6, 6, 3), Halving()
     image[1] *= 1000
-    records = denoise_volume(image, denoiser, channel_wise=True).records
+    records = denoise_volume(image, denoiser, Slicing(channel_wise=True)).records
     assert denoiser.indices == list(range(6))
     assert len(records) == 6
     for index, part in enumerate(denoiser.seen):

@@ -4,34 +4,30 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from tqdm.auto import tqdm
 
 from ..checks import check_whole
-from ..files.preflight import rehearse
+from ..files.preflight import preflight
 from ..files.scan import ScanError
-from .all_scans import FAILED, Row, Runner, Task, row_of, row_of_error, row_of_rehearsed
+from .all_scans import Runner
+from .task import ScanRow, ScanTask
 
-BLOCK = 32  # slices; scans with more are denoised by several workers
+BLOCK = 32  # slices; scans with more are denoised in shares of so many, by several workers if there are
 IN_FLIGHT = 2  # scans for each worker that are with the scheduler at once
 logger = logging.getLogger(__name__)
 HINT = "a cohort needs Dask; pip install 'monai-dnaprior[cluster]'"
 
 
 def cluster_runner(
-    *,
-    scheduler: str | None = None,
-    workers: int = 1,
-    dashboard: str = ":8787",
-    progress: bool = False,
-    block: int = BLOCK,
+    *, scheduler: str | None = None, workers: int = 1, dashboard: str = ":8787", progress: bool = False
 ) -> Runner:
-    """What denoises scans on a Dask cluster: one task a scan, or a block of slices of a large one.
+    """What denoises scans on a Dask cluster: one task a scan, or a share of the slices of a large one.
 
     A scan whose worker dies is tried again on another, where it goes on with the slices that were finished; after
     three deaths it is a row that says so. No more than two scans a worker are with the scheduler at once.
@@ -42,7 +38,6 @@ def cluster_runner(
         workers: processes of the cluster that is started here, each with one thread.
         dashboard: where Dask's dashboard of that cluster is served.
         progress: show a progress bar over the scans.
-        block: a scan with more slices is denoised in shares of so many, by several workers if there are.
 
     Raises:
         ImportError: Dask is not installed.
@@ -51,18 +46,14 @@ def cluster_runner(
         import distributed  # noqa: F401 (only whether it is there)
     except ImportError as error:
         raise ImportError(HINT) from error
-    if workers < 1:
-        raise ValueError(f"workers={workers} must be at least 1.")
-    check_whole(1, block=block)
-    return partial(
-        on_cluster, scheduler=scheduler, workers=workers, dashboard=dashboard, progress=progress, block=block
-    )
+    check_whole(1, workers=workers)
+    return partial(run_on_cluster, scheduler=scheduler, workers=workers, dashboard=dashboard, progress=progress)
 
 
-def on_cluster(
-    tasks: Sequence[Task], *, scheduler: str | None, workers: int, dashboard: str, progress: bool, block: int
-) -> Iterator[Row]:
-    from distributed import Client, LocalCluster, as_completed
+def run_on_cluster(
+    tasks: Sequence[ScanTask], *, scheduler: str | None, workers: int, dashboard: str, progress: bool
+) -> Iterator[ScanRow]:
+    from distributed import Client, LocalCluster
 
     with ExitStack() as stack:
         on_gpu = bool(tasks) and str(tasks[0].settings.get("device", "cpu")).startswith("cuda")
@@ -80,76 +71,98 @@ def on_cluster(
         bar = stack.enter_context(tqdm(total=len(tasks), unit="scan", disable=not progress))
         if progress:
             bar.write(f"dashboard: {client.dashboard_link}")
-        waiting, sent, running = iter(tasks), {}, as_completed()  # type: ignore[no-untyped-call]
-        submit = partial(client.submit, pure=False, resources=resources)
-
-        def send(function: Callable[..., Row | int], task: Task, *arguments: Any) -> None:
-            future = submit(function, task, *arguments)
-            sent[future.key] = task
-            running.add(future)
-
-        def send_next(count: int) -> None:
-            for task in itertools.islice(waiting, count):
-                send(row_or_size, task, block)
-
-        send_next(IN_FLIGHT * max(len(client.scheduler_info()["workers"]), 1))
-        for future in running:
-            task = sent.pop(future.key)
-            found = row_of_future(future, task)
-            future.release()
-            if isinstance(found, int):
-                shares = [range(start, min(start + block, found)) for start in range(0, found, block)]
-                send(row_again, task, [submit(denoise_share_of, task, share) for share in shares])
-                continue
-            yield found
+        for row in Dispatcher(client, resources, tasks).rows():
+            yield row
             bar.update()
-            send_next(1)
 
 
-def row_or_size(task: Task, block: int) -> Row | int:
-    """A scan's row; of one with more slices than a block, which was begun only, how many it has."""
-    task = resumed(task)
+class Dispatcher:
+    """The scans that wait, and those that are with the scheduler of a cluster."""
+
+    def __init__(self, client: Any, resources: dict[str, int], tasks: Sequence[ScanTask]) -> None:
+        from distributed import as_completed
+
+        self.client, self.resources, self.waiting = client, resources, iter(tasks)
+        self.sent: dict[str, ScanTask] = {}
+        self.running = as_completed()  # type: ignore[no-untyped-call]
+
+    def rows(self) -> Iterator[ScanRow]:
+        """The row of each scan, as it is finished."""
+        self.send_next(IN_FLIGHT * max(len(self.client.scheduler_info()["workers"]), 1))
+        for future in self.running:
+            task = self.sent.pop(future.key)
+            found = result_of(future, task)
+            future.release()
+            if isinstance(found, Begun):
+                shares = [self.submit(denoise_share, task, share) for share in found.shares()]
+                self.send(run_after_shares, task, shares)
+            else:
+                yield found
+                self.send_next(1)
+
+    def send_next(self, count: int) -> None:
+        for task in itertools.islice(self.waiting, count):
+            self.send(run_or_begin, task, BLOCK)
+
+    def send(self, function: Any, task: ScanTask, *arguments: Any) -> None:
+        future = self.submit(function, task, *arguments)
+        self.sent[future.key] = task
+        self.running.add(future)
+
+    def submit(self, function: Any, *arguments: Any) -> Any:
+        return self.client.submit(function, *arguments, pure=False, resources=self.resources)
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A large scan whose slices can be denoised in shares: how many they are, and how many a share has."""
+
+    size: int
+    block: int
+
+    def shares(self) -> list[range]:
+        """
+        >>> Begun(5, 2).shares()
+        [range(0, 2), range(2, 4), range(4, 5)]
+        """
+        return [range(start, min(start + self.block, self.size)) for start in range(0, self.size, self.block)]
+
+
+def run_or_begin(task: ScanTask, block: int) -> ScanRow | Begun:
+    """Denoise a scan, or begin one with more slices than a block."""
+    task = resume(task)
     try:
-        shape, colours = rehearse(task.source, task.caps)
-
-        import torch  # takes seconds, for which a scan that is refused need not wait
-
-        from ..transforms.volumes import slice_count
-        from .one_scan import begin
-
-        settings = task.chosen()
-        size = slice_count(torch.empty(shape, device="meta"), settings.slice_dim, channel_wise=not colours)
+        shape, colours = preflight(task.source, task.caps)
+        job = task.job()
+        size = job.settings.slicing(colours=colours).count(shape)
         if size <= block or task.output.exists():
-            return row_of_rehearsed(task)
-        begin(task.source, task.output, settings)
+            return task.denoise()
+        job.begin()
     except (ScanError, OSError) as error:
-        return row_of_error(task.source, error)
-    return size
+        return ScanRow.of_error(task.source, error)
+    return Begun(size, block)
 
 
-def denoise_share_of(task: Task, share: range) -> None:
-    """Some slices of a scan that was begun; what goes wrong here shows when the whole is denoised."""
-    from .one_scan import denoise_share
-
-    task = resumed(task)
+def denoise_share(task: ScanTask, share: range) -> None:
+    """Denoise some slices of a scan that was begun; what goes wrong here shows when the whole is denoised."""
     try:
-        denoise_share(task.source, task.output, task.chosen(), share)
+        resume(task).job().denoise_share(share)
     except Exception:
         logger.debug("%s: slices %s could not be denoised", task.source.label, share, exc_info=True)
 
 
-def row_again(task: Task, shares: Sequence[None]) -> Row:
-    """:func:`~monai_dnaprior.cohort.all_scans.row_of` once its shares are there."""
-    return row_of(resumed(task))
+def run_after_shares(task: ScanTask, shares: Sequence[None]) -> ScanRow:
+    """Put the shares together, which the scheduler has waited for, and denoise what is missing."""
+    return resume(task).run()
 
 
-def resumed(task: Task) -> Task:
+def resume(task: ScanTask) -> ScanTask:
     """The task on a worker, where an earlier one may have died over the same scan."""
     return replace(task, settings={**task.settings, "resume": True})
 
 
-def row_of_future(future: Any, task: Task) -> Row | int:
-    """The row, or the size, or one that says how the workers failed; what is wrong with the settings is raised."""
+def result_of(future: Any, task: ScanTask) -> ScanRow | Begun:
+    """What a worker gave, or a row that says how the workers failed; what is wrong with the settings is raised."""
     from distributed import KilledWorker
 
     error = future.exception()
@@ -157,5 +170,4 @@ def row_of_future(future: Any, task: Task) -> Row | int:
         return future.result()
     if isinstance(error, (ValueError, TypeError)):
         raise error
-    reason = "its workers died" if isinstance(error, KilledWorker) else type(error).__name__
-    return Row(task.source.label, None, "failed", FAILED, f"{task.source.label}: could not be denoised: {reason}")
+    return ScanRow.failed(task.source, "its workers died" if isinstance(error, KilledWorker) else type(error).__name__)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,14 @@ from tqdm.auto import tqdm
 
 from .. import __version__
 from ..denoisers.result import Record
-from ..files import names as bids
-from ..files.checkpoint import KeptPart, Partial
-from ..files.discovery import OUTPUT_SUFFIXES, Source, find_sources
+from ..files.checkpoint import Checkpoint, FinishedSlices
+from ..files.discovery import Source, find_sources
 from ..files.disk import hash_of, write_json
-from ..files.names import Outputs, sidecar_of, stem_of, suffix_of
-from ..files.preflight import rehearse
+from ..files.names import OUTPUT_SUFFIXES, Outputs, bids_fields, sidecar_of, stem_of, suffix_of
+from ..files.preflight import preflight
 from ..files.scan import Scan, UnsupportedScan, same_bits
 from ..noise.metrics import correlation
-from ..transforms.volumes import Part, check_magnitudes, denoised_parts, slice_count
+from ..transforms.volumes import Part, Slicing, check_magnitudes, denoise_parts
 from .settings import Settings
 
 NOTICE = "Not a medical device; keep the original."
@@ -35,77 +35,153 @@ FALLBACK = "non-finite"
 DIGITS = 5  # of the numbers in a trace
 
 
-def denoise_source(source: Source, output: Path, settings: Settings, *, progress: bool = False) -> dict[str, Any]:
-    """Denoise one scan, and return what its sidecar says.
+@dataclass(frozen=True)
+class ScanJob:
+    """One scan to denoise, whether at once or in shares of its slices by several processes.
 
     The output, the residual, the spread and the sidecar appear whole, the output last, after it has been read back and
     compared. Until then ``OUTPUT.partial`` keeps what is finished.
 
     Raises:
-        ScanError: why the scan is not treated, or where the output cannot go.
+        ScanError: by every method: why the scan is not treated, or where the output cannot go.
         OSError: the output cannot be written.
     """
-    check_output(source, output)
-    key = key_of(source, settings)
-    if output.exists():
-        return finished_before(output, key, settings)
-    scan = scan_of(source, settings)
-    check_files(Outputs(output, scan.values_suffix), key, settings)
-    started = time.perf_counter()
-    output.parent.mkdir(parents=True, exist_ok=True)
-    partial = Partial(output, key, resume=settings.resume)
-    result = denoised(scan, partial, settings, progress)
-    staged, configuration = Outputs(partial.stage() / output.name, scan.values_suffix), key["configuration"]
-    provenance = {"description": described(configuration), "configuration": json.dumps(configuration, sort_keys=True)}
-    scan.write(staged.image, result.stored, version=__version__, **provenance)
-    if not same_bits(source.reread(staged.image, settings.caps).stored, result.stored):
-        raise OSError(f"{output} could not be written: it does not come back from the disk as it was")
-    write_values(scan, result, staged, settings)
-    report = {**key, **summary(scan, result), "output": hash_of(staged.image)}
-    report["seconds"] = round(time.perf_counter() - started, 1)
-    write_json(staged.sidecar, {**bids.fields(stem_of(output.name), "denoised"), **report})
-    partial.publish(output.parent, first=staged.sidecar.name, last=output.name)
-    return report
 
+    source: Source
+    output: Path
+    settings: Settings
 
-def begin(source: Source, output: Path, settings: Settings) -> None:
-    """Make the place where several processes keep their shares of a scan, unless its output is there."""
-    check_output(source, output)
-    if not output.exists():
-        output.parent.mkdir(parents=True, exist_ok=True)
-        Partial(output, key_of(source, settings), resume=settings.resume)
+    @cached_property
+    def key(self) -> dict[str, Any]:
+        """What the output depends on: hashes of the input's files, the configuration, and what is written besides."""
+        return {
+            "input": [hash_of(file) for file in self.source.files],
+            "configuration": self.settings.configuration(),
+            "besides": self.settings.besides,
+        }
 
+    @cached_property
+    def scan(self) -> Scan:
+        """The scan with its mask, if the settings suit it."""
+        scan = apply_mask(self.source.read(self.settings.caps), self.settings)
+        if self.settings.rician:
+            try:
+                check_magnitudes(torch.from_numpy(scan.values()))
+            except ValueError as error:
+                raise UnsupportedScan(Path(self.source.label), str(error)) from error
+        return scan
 
-def denoise_share(source: Source, output: Path, settings: Settings, share: range) -> None:
-    """Denoise some slices of a scan that was begun, and keep them for :func:`denoise_source` to go on from."""
-    if output.exists():
-        return
-    scan = scan_of(source, settings)
-    volume, partial = torch.from_numpy(scan.values()), Partial(output, key_of(source, settings), resume=True)
-    total = slice_count(volume, settings.slice_dim, channel_wise=not scan.colours)
-    for _ in parts(scan, volume, partial, settings, done={index for index in range(total) if index not in share}):
-        pass
+    @cached_property
+    def outputs(self) -> Outputs:
+        return Outputs(self.output, self.scan.values_suffix)
 
+    @property
+    def slicing(self) -> Slicing:
+        return self.settings.slicing(colours=self.scan.colours)
 
-def key_of(source: Source, settings: Settings) -> dict[str, Any]:
-    """What the output depends on: hashes of the input's files, the configuration, and what is written besides."""
-    return {
-        "input": [hash_of(file) for file in source.files],
-        "configuration": settings.configuration(),
-        "besides": settings.besides,
-    }
+    @property
+    def count(self) -> int:
+        """How many slices there are."""
+        return self.slicing.count(self.scan.stored.shape)
 
+    def run(self, *, progress: bool = False) -> dict[str, Any]:
+        """Denoise the scan, going on from what is finished, and return what its sidecar says."""
+        check_output(self.source, self.output)
+        if self.output.exists():
+            return self._earlier_report()
+        self._check_files()
+        started = time.perf_counter()
+        checkpoint = self._checkpoint(resume=self.settings.resume)
+        result = self._denoise(checkpoint, progress)
+        staged = Outputs(checkpoint.stage() / self.output.name, self.outputs.values_suffix)
+        self._write(result.stored, staged.image)
+        self._write_values(result, staged)
+        report = {**self.key, **summary(self.scan, result), "output": hash_of(staged.image)}
+        report["seconds"] = round(time.perf_counter() - started, 1)
+        write_json(staged.sidecar, {**bids_fields(stem_of(self.output.name), "denoised"), **report})
+        checkpoint.publish(self.output.parent, first=staged.sidecar.name, last=self.output.name)
+        return report
 
-def write_values(scan: Scan, result: Denoised, staged: Outputs, settings: Settings) -> None:
-    """The residual and the spread, as far as they are wanted, with sidecars where BIDS wants them."""
-    for what in settings.besides:
-        volume = scan.removed(result.stored) if what == "residual" else result.spread
-        if volume is None:
-            continue
-        file = staged.values(what)
-        scan.write_values(file, volume)
-        if fields := bids.fields(stem_of(file.name), what):
-            write_json(sidecar_of(file), fields)
+    def begin(self) -> None:
+        """Make the place where several processes keep their shares of the scan, unless its output is there."""
+        check_output(self.source, self.output)
+        if not self.output.exists():
+            self._checkpoint(resume=self.settings.resume)
+
+    def denoise_share(self, share: range) -> None:
+        """Denoise some slices of a scan that was begun, and keep them for :meth:`run` to go on from."""
+        if self.output.exists():
+            return
+        for _ in self._slices(self._checkpoint(resume=True), share):
+            pass
+
+    def _checkpoint(self, *, resume: bool) -> Checkpoint:
+        self.output.parent.mkdir(parents=True, exist_ok=True)
+        return Checkpoint(self.output, self.key, resume=resume)
+
+    def _denoise(self, checkpoint: Checkpoint, progress: bool) -> DenoisedScan:
+        result = DenoisedScan(self.scan.stored.copy())
+        with tqdm(total=self.count, unit="slice", desc=self.scan.name, disable=not progress) as bar:
+            for slices in self._slices(checkpoint, range(self.count)):
+                result.add(slices)
+                bar.update(len(slices.indices))
+        return result
+
+    def _slices(self, checkpoint: Checkpoint, share: range) -> Iterator[FinishedSlices]:
+        """The slices that an earlier run has finished, then the others of a share, as they are finished."""
+        done = set(range(self.count)).difference(share)
+        for slices in checkpoint.read():
+            done.update(slices.indices)
+            yield slices
+        volume = torch.from_numpy(self.scan.values()).to(self.settings.device)
+        for part in denoise_parts(volume, self.settings.denoiser, self.slicing, done=done):
+            slices = finish_slices(self.scan, part)
+            checkpoint.keep(slices)
+            yield slices
+
+    def _write(self, stored: np.ndarray, path: Path) -> None:
+        """Write the denoised scan, and compare what comes back from the disk."""
+        configuration = self.key["configuration"]
+        text = json.dumps(configuration, sort_keys=True)
+        self.scan.write(path, stored, description=describe(configuration), configuration=text, version=__version__)
+        if not same_bits(self.source.reread(path, self.settings.caps).stored, stored):
+            raise OSError(f"{self.output} could not be written: it does not come back from the disk as it was")
+
+    def _write_values(self, result: DenoisedScan, staged: Outputs) -> None:
+        """The residual and the spread, as far as they are wanted, with sidecars where BIDS wants them."""
+        for what in self.settings.besides:
+            volume = self.scan.residual(result.stored) if what == "residual" else result.spread
+            if volume is None:
+                continue
+            file = staged.values(what)
+            self.scan.write_values(file, volume)
+            if fields := bids_fields(stem_of(file.name), what):
+                write_json(sidecar_of(file), fields)
+
+    def _earlier_report(self) -> dict[str, Any]:
+        """The report of an earlier run that made the output from the same input with the same settings."""
+        report, remedy = self._report_before(), "give another name, or --resume if it is of the same run"
+        if report.get("output") != hash_of(self.output):
+            raise UnsupportedScan(self.output, f"exists already; {remedy}")
+        return report
+
+    def _check_files(self) -> None:
+        """Refuse to write over a file that is not of a run that was ended between this file and the output."""
+        files = [self.outputs.sidecar, *map(self.outputs.values, self.settings.besides)]
+        taken = next((file for file in (*files, *map(sidecar_of, files)) if file.exists()), None)
+        if taken is not None and not self._report_before():
+            raise UnsupportedScan(taken, f"exists already, and would be written beside {self.output.name}; rename one")
+
+    def _report_before(self) -> dict[str, Any]:
+        """What the sidecar says if it is of such a run, and that is to be resumed; otherwise nothing."""
+        if not self.settings.resume:
+            return {}
+        try:
+            report = json.loads(sidecar_of(self.output).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        ours = isinstance(report, dict) and all(report.get(name) == value for name, value in self.key.items())
+        return report if ours else {}
 
 
 def check_output(source: Source, output: Path) -> None:
@@ -122,61 +198,26 @@ def check_output(source: Source, output: Path) -> None:
             raise UnsupportedScan(output, "is the input; give another name")
 
 
-def finished_before(output: Path, key: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
-    """The report of an earlier run that made this output from the same input with the same settings."""
-    report = report_before(output, key, settings)
-    if report.get("output") != hash_of(output):
-        raise UnsupportedScan(output, "exists already; give another name, or --resume if it is of the same run")
-    return report
-
-
-def check_files(outputs: Outputs, key: Mapping[str, Any], settings: Settings) -> None:
-    """Refuse to write over a file that is not of a run that was ended between this file and the output."""
-    files = [outputs.sidecar, *map(outputs.values, settings.besides)]
-    taken = next((file for file in (*files, *map(sidecar_of, files)) if file.exists()), None)
-    if taken is not None and not report_before(outputs.image, key, settings):
-        raise UnsupportedScan(taken, f"exists already, and would be written beside {outputs.image.name}; rename one")
-
-
-def report_before(output: Path, key: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
-    """What the sidecar says if it is of such a run, and that is to be resumed; otherwise nothing."""
-    try:
-        report = json.loads(sidecar_of(output).read_text(encoding="utf-8")) if settings.resume else {}
-    except (OSError, ValueError):
-        return {}
-    return report if isinstance(report, dict) and all(report.get(name) == key[name] for name in key) else {}
-
-
-def scan_of(source: Source, settings: Settings) -> Scan:
-    """The scan as it is denoised, if the settings suit it."""
-    scan = masked(source.read(settings.caps), settings)
-    if settings.rician:
-        try:
-            check_magnitudes(torch.from_numpy(scan.values()))
-        except ValueError as error:
-            raise UnsupportedScan(Path(source.label), str(error)) from error
-    return scan
-
-
-def masked(scan: Scan, settings: Settings) -> Scan:
+def apply_mask(scan: Scan, settings: Settings) -> Scan:
+    """The scan, of which only what lies in the mask is to change."""
     if settings.mask is None:
         return scan
     sources, errors = find_sources(settings.mask)
     if errors or len(sources) != 1:
         raise errors[0] if errors else UnsupportedScan(settings.mask, "is not one scan")
-    rehearse(sources[0], settings.caps)
+    preflight(sources[0], settings.caps)
     mask = sources[0].read(settings.caps)
     known = scan.affine is not None and mask.affine is not None
     if known and not np.allclose(scan.affine, mask.affine, atol=SAME_AFFINE):  # type: ignore[arg-type]
         raise UnsupportedScan(settings.mask, "does not lie where the scan lies; their affines differ")
     try:
-        return scan.masked(np.nan_to_num(mask.values()[0]) != 0)
+        return scan.with_mask(np.nan_to_num(mask.values()[0]) != 0)
     except ValueError as error:
         raise UnsupportedScan(settings.mask, str(error)) from error
 
 
 @dataclass
-class Denoised:
+class DenoisedScan:
     """A scan's numbers as they are after denoising, the spread if there is one, and what happened to the slices."""
 
     stored: np.ndarray
@@ -184,78 +225,45 @@ class Denoised:
     records: dict[int, dict[str, Any]] = field(default_factory=dict)
     clipped: int = 0
 
-    def add(self, part: KeptPart) -> None:
-        self.stored[part.place] = part.arrays["stored"]
-        if "spread" in part.arrays:
+    def add(self, slices: FinishedSlices) -> None:
+        self.stored[slices.place] = slices.arrays["stored"]
+        if "spread" in slices.arrays:
             self.spread = np.zeros(self.stored.shape, np.float32) if self.spread is None else self.spread
-            self.spread[part.place] = part.arrays["spread"]
-        self.records.update(zip(part.indices, part.records, strict=True))
-        self.clipped += part.clipped
+            self.spread[slices.place] = slices.arrays["spread"]
+        self.records.update(zip(slices.indices, slices.records, strict=True))
+        self.clipped += slices.clipped
 
 
-def denoised(scan: Scan, partial: Partial, settings: Settings, progress: bool) -> Denoised:
-    """The denoised scan, from what an earlier run has kept and what was missing."""
-    volume, result = torch.from_numpy(scan.values()), Denoised(scan.stored.copy())
-    total = slice_count(volume, settings.slice_dim, channel_wise=not scan.colours)
-    with tqdm(total=total, unit="slice", desc=scan.name, disable=not progress) as bar:
-        for part in parts(scan, volume, partial, settings):
-            result.add(part)
-            bar.update(len(part.indices))
-    return result
-
-
-def parts(
-    scan: Scan, volume: torch.Tensor, partial: Partial, settings: Settings, *, done: Collection[int] = ()
-) -> Iterator[KeptPart]:
-    """The parts that an earlier run has kept, and the others, but those that are done, as they are finished."""
-    done = set(done)
-    for part in partial.kept():
-        done.update(part.indices)
-        yield part
-    fresh = denoised_parts(
-        volume.to(settings.device),
-        settings.denoiser,
-        slice_dim=settings.slice_dim,
-        channel_wise=not scan.colours,
-        batch_size=settings.batch_size,
-        rician=settings.rician,
-        done=done,
-    )
-    for new in fresh:
-        part = finished(scan, new)
-        partial.keep(part)
-        yield part
-
-
-def finished(scan: Scan, part: Part) -> KeptPart:
+def finish_slices(scan: Scan, part: Part) -> FinishedSlices:
     """What is kept of a part: stored numbers, spread, and a record a slice in the scan's units."""
     place = tuple(slice(*axis.indices(side)[:2]) for axis, side in zip(part.place, scan.stored.shape, strict=True))
-    stored, clipped = scan.without(part.removed.cpu().numpy(), place)
+    stored, clipped = scan.subtract(part.residual.cpu().numpy(), place)
     arrays = {"stored": stored}
     if part.spread is not None:
         arrays["spread"] = part.spread.float().cpu().numpy()
-    records = [in_units(record, part.span) for record in part.records]
-    return KeptPart(part.indices, place, arrays, records, clipped)
+    return FinishedSlices(
+        part.indices, place, arrays, [record_in_units(record, part.span) for record in part.records], clipped
+    )
 
 
-def in_units(record: Record, span: float) -> dict[str, Any]:
+def record_in_units(record: Record, span: float) -> dict[str, Any]:
     """A slice's record, its noise level and residuals in the units of the scan."""
     entries = asdict(record)
     del entries["noise_variance"]  # it belongs to a grey scale of its own
-    trace = [[step, rounded(loss), rounded(residual * span)] for step, loss, residual in record.trace]
+    trace = [[step, short(loss), short(residual * span)] for step, loss, residual in record.trace]
     levels = {name: entries[name] and entries[name] * span for name in ("sigma", "rician_sigma", "residual")}
     return {**entries, **levels, "trace": trace}
 
 
-def rounded(value: float) -> float:
+def short(value: float) -> float:
     return float(f"{value:.{DIGITS}g}")
 
 
-def summary(scan: Scan, result: Denoised) -> dict[str, Any]:
+def summary(scan: Scan, result: DenoisedScan) -> dict[str, Any]:
     """What the sidecar says besides input, configuration and output; nothing of it comes from a header."""
-    removed, values = scan.removed(result.stored), scan.values()
+    residual, values = scan.residual(result.stored), scan.values()
     seen = np.isfinite(values)
-    lost, before = removed[seen], values[seen]
+    lost, before = residual[seen], values[seen]
     records = [record for _, record in sorted(result.records.items())]
     texts = dict.fromkeys([*scan.warnings, *(text for record in records for text in record["warnings"])])
     return {
@@ -271,14 +279,14 @@ def summary(scan: Scan, result: Denoised) -> dict[str, Any]:
         "voxels": {
             "all": int(seen.size),
             "left_out": int(seen.size - np.count_nonzero(seen)),
-            "changed": int(np.count_nonzero(removed)),
+            "changed": int(np.count_nonzero(residual)),
             "clipped": result.clipped,
         },
         "fallbacks": sum(record["stop_reason"] == FALLBACK for record in records),
     }
 
 
-def described(configuration: Mapping[str, Any]) -> str:
+def describe(configuration: Mapping[str, Any]) -> str:
     """A configuration in words, for the derived image."""
     options = ", ".join(f"{name} {value}" for name, value in configuration["options"].items())
     return f"denoised with {configuration['method']} of monai-dnaprior {configuration['version']}" + (

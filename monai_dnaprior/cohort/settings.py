@@ -16,7 +16,7 @@ from ..denoisers.result import Denoiser
 from ..files.disk import hash_of
 from ..files.scan import Caps
 from ..fitting.devices import computing_device, device_name
-from ..transforms.volumes import check_slicing
+from ..transforms.volumes import Slicing, check_spread
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class Settings:
     Args:
         method, options: see :func:`~monai_dnaprior.denoisers.registry.create_denoiser`.
         device: where to compute.
-        slice_dim, batch_size, rician: see :func:`~monai_dnaprior.transforms.volumes.denoise_volume`.
+        slice_dim, batch_size, rician: see :class:`~monai_dnaprior.transforms.volumes.Slicing`.
         mask: a scan of the same shape; where it is 0, voxels come out as they are.
         residual, spread: also write what was removed, and the spread over restarts.
         caps: what a file may ask for.
@@ -46,18 +46,22 @@ class Settings:
     resume: bool = False
 
     def __post_init__(self) -> None:
-        denoiser = self.denoiser  # refuses options that are out of range
-        if self.spread and getattr(denoiser, "restarts", 1) < 2:
-            raise ValueError("spread=True needs a fit that is restarted; set the option restarts to at least 2.")
+        check_spread(self.denoiser, self.spread)  # which refuses options that are out of range
         if self.mask is not None and not self.mask.exists():
             raise ValueError(f"mask={str(self.mask)!r} does not exist.")
-        check_slicing(slice_dim=self.slice_dim, batch_size=self.batch_size, rician=self.rician)
+        self.slicing(colours=False)
         computing_device(device_name(self.device))
 
     @cached_property
     def denoiser(self) -> Denoiser:
         """The method with its options."""
         return create_denoiser(self.method, **self.options)
+
+    def slicing(self, *, colours: bool) -> Slicing:
+        """How a scan is cut; its channels are colours of one image, or volumes of their own."""
+        return Slicing(
+            slice_dim=self.slice_dim, channel_wise=not colours, batch_size=self.batch_size, rician=self.rician
+        )
 
     @property
     def besides(self) -> list[str]:

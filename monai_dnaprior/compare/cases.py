@@ -12,7 +12,8 @@ import torch
 from monai.transforms import Orientation
 from torch import Tensor
 
-from ..files.reader import PICTURE_SUFFIXES, read_picture, read_volume, scan_stem
+from ..files.names import PICTURE_SUFFIXES, scan_stem
+from ..files.reader import read_picture, read_volume
 from ..noise.models import add_noise
 
 

@@ -114,7 +114,7 @@ class Trained:
 
     def noise_removed(self, network: DenoisingUNet, objective: Objective, noisy: Tensor, sigma: float) -> Tensor:
         """What one pass of the network, and the filter that it guides, take away from an image."""
-        denoise = partial(map_tiles, partial(objective.denoised, network=network), side=self.tile)
+        denoise = partial(map_tiles, partial(objective.denoise, network=network), side=self.tile)
         denoise = partial(average_orientations, denoise=denoise) if self.ensemble else denoise
         estimate = denoise(noisy) if noisy.shape[1] == network.channels else denoise_planes(noisy, denoise)
         estimate = refine(noisy, estimate, sigma, rounds=self.refinements)

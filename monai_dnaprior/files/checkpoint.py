@@ -16,13 +16,13 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 from .disk import hash_of, synchronise, write_whole
+from .names import CHECKPOINT_SUFFIX
 
-SUFFIX = ".partial"
 KEY = "run.json"
 
 
 @dataclass(frozen=True)
-class KeptPart:
+class FinishedSlices:
     """Some slices, denoised.
 
     Attributes:
@@ -40,7 +40,7 @@ class KeptPart:
     clipped: int
 
 
-class Partial:
+class Checkpoint:
     """The folder ``OUTPUT.partial``: finished parts of one output, and its files until they take their places.
 
     Every part is a file that appears at once and carries its hash in its name, so that a run that was killed at any
@@ -54,7 +54,7 @@ class Partial:
     """
 
     def __init__(self, output: Path, key: Mapping[str, Any], *, resume: bool) -> None:
-        self.folder = output.with_name(output.name + SUFFIX)
+        self.folder = output.with_name(output.name + CHECKPOINT_SUFFIX)
         self.files = self.folder / "files"
         if self.folder.is_symlink():
             raise OSError(f"{self.folder} is a symbolic link; remove it.")
@@ -71,18 +71,18 @@ class Partial:
         self.files.mkdir()
         return self.files
 
-    def keep(self, part: KeptPart) -> None:
-        """Store a finished part."""
-        arrays = {name: np.ascontiguousarray(array) for name, array in part.arrays.items()}
+    def keep(self, slices: FinishedSlices) -> None:
+        """Store finished slices."""
+        arrays = {name: np.ascontiguousarray(array) for name, array in slices.arrays.items()}
         native = {name: array.astype(array.dtype.newbyteorder("="), copy=False) for name, array in arrays.items()}
-        place = [[axis.start, axis.stop] for axis in part.place]
-        texts = {"place": place, "records": part.records, "clipped": part.clipped}
+        place = [[axis.start, axis.stop] for axis in slices.place]
+        texts = {"place": place, "records": slices.records, "clipped": slices.clipped}
         content = save(native, {name: json.dumps(value) for name, value in texts.items()})
-        name = f"{part.indices.start:06d}-{part.indices.stop:06d}-{hashlib.sha256(content).hexdigest()}.safetensors"
+        name = f"{slices.indices.start:06d}-{slices.indices.stop:06d}-{hashlib.sha256(content).hexdigest()}.safetensors"
         write_whole(self.folder / name, content)
 
-    def kept(self) -> Iterator[KeptPart]:
-        """The finished parts whose hashes are those of their names; others are removed."""
+    def read(self) -> Iterator[FinishedSlices]:
+        """The finished slices whose hashes are those of their names; others are removed."""
         for path in sorted(self.folder.glob("*.safetensors")):
             first, behind, digest = path.stem.split("-")
             if hash_of(path) != digest:
@@ -92,7 +92,7 @@ class Partial:
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 it is no dictionary
                 texts = {name: json.loads(text) for name, text in file.metadata().items()}
             place = tuple(slice(*ends) for ends in texts["place"])
-            yield KeptPart(range(int(first), int(behind)), place, arrays, texts["records"], texts["clipped"])
+            yield FinishedSlices(range(int(first), int(behind)), place, arrays, texts["records"], texts["clipped"])
 
     def publish(self, folder: Path, *, first: str, last: str) -> None:
         """Give the files their places in a folder, those of these names first and last, and remove the rest."""

@@ -76,7 +76,7 @@ def derive(header: Dataset, pixels: np.ndarray, *, description: str, configurati
     derived.ContributingEquipmentSequence = [*equipment, processing_equipment(version)]
     if header.file_meta.TransferSyntaxUID in LOSSY and "LossyImageCompression" not in header:
         derived.LossyImageCompression = "01"
-    derived.PixelData = padded(little.tobytes())
+    derived.PixelData = pad_to_even(little.tobytes())
     derived["PixelData"].VR = "OB" if pixels.itemsize == 1 else "OW"
     derived.file_meta = FileMetaDataset()
     derived.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -119,6 +119,6 @@ def code(value: str, meaning: str) -> Dataset:
     return item
 
 
-def padded(content: bytes) -> bytes:
+def pad_to_even(content: bytes) -> bytes:
     """The content in an even number of bytes, as every element has."""
     return content + b"\0" * (len(content) % 2)

@@ -16,7 +16,12 @@ import pydicom
 from pydicom import Dataset
 from pydicom.filereader import read_file_meta_info
 from pydicom.pixels import get_decoder
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, MediaStorageDirectoryStorage, RTDoseStorage
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    MediaStorageDirectoryStorage,
+    RTDoseStorage,
+)
 
 from .derived_dicom import derive
 from .dicom_geometry import affine_of, orientation_of, sorted_along_normal
@@ -46,6 +51,10 @@ class DicomScan(Scan):
                 derive(header, pixels, **provenance).save_as(
                     file, enforce_file_format=True, little_endian=True, implicit_vr=False
                 )
+
+    @property
+    def inverted(self) -> bool:
+        return is_inverted(self.headers[0])
 
     def write_values(self, path: Path, values: np.ndarray) -> None:
         path.write_bytes(nifti_of(values, self.affine))
@@ -214,7 +223,7 @@ def read_pixels(path: Path, header: Dataset) -> np.ndarray:
     syntax = dataset.file_meta.TransferSyntaxUID
     if syntax.is_compressed:
         if not get_decoder(syntax).is_available:
-            raise UnsupportedScan(path, f"is stored as {syntax.name}; pip install 'monai-dnaprior[codecs]' to read it")
+            return read_pixels_with_itk(path, header)
     elif len(dataset.PixelData) < frame_size(header):
         raise CorruptScan(path, f"is cut short: {len(dataset.PixelData)} of {frame_size(header)} bytes of pixels")
     try:
@@ -226,6 +235,30 @@ def read_pixels(path: Path, header: Dataset) -> np.ndarray:
     if pixels.shape != (header.Rows, header.Columns):
         raise CorruptScan(path, f"decodes to {pixels.shape} pixels; its header says {(header.Rows, header.Columns)}")
     return pixels
+
+
+def read_pixels_with_itk(path: Path, header: Dataset) -> np.ndarray:
+    """The same by SimpleITK's decoders, whose rescaling and inversion are undone."""
+    import SimpleITK
+
+    try:
+        image = SimpleITK.ReadImage(str(path), imageIO="GDCMImageIO")
+    except RuntimeError as error:
+        name = header.file_meta.TransferSyntaxUID.name
+        raise UnsupportedScan(path, f"is stored as {name}; pip install 'monai-dnaprior[codecs]' to read it") from error
+    slope, intercept = scaling_of(path, header)
+    stored = np.rint((SimpleITK.GetArrayFromImage(image).reshape(header.Rows, header.Columns) - intercept) / slope)
+    stored = sum(limits_in_use([header])) - stored if is_inverted(header) else stored
+    return stored.astype(kind_of_pixels(header))
+
+
+def is_inverted(header: Dataset) -> bool:
+    """Whether small numbers are bright."""
+    return header.PhotometricInterpretation == "MONOCHROME1"
+
+
+def kind_of_pixels(header: Dataset) -> np.dtype:
+    return np.dtype(f"{'i' if header.PixelRepresentation else 'u'}{header.BitsAllocated // 8}")
 
 
 def scaling_of(path: Path, header: Dataset) -> tuple[float, float]:
@@ -251,7 +284,7 @@ def padding_of(header: Dataset) -> tuple[int, int] | None:
     ends = [header.get(keyword) for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
     if ends[0] in (None, ""):
         return None
-    kind = limits_of(np.dtype(f"{'i' if header.PixelRepresentation else 'u'}{header.BitsAllocated // 8}"))
+    kind = limits_of(kind_of_pixels(header))
     span = 2 ** int(header.BitsAllocated)
     signed = [int(end) if kind[0] <= int(end) <= kind[1] else int(end) - span for end in ends if end not in (None, "")]
     return min(signed), max(signed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -46,19 +47,14 @@ def sorted_along_normal(
     Files without a position, and several at one position (echoes, time points), are told apart by their instance
     number.
     """
-    normal = normal_of(next(iter(headers.values())))
-    positions = {path: numbers_of(header, "ImagePositionPatient", 3) for path, header in headers.items()}
-    placed = all(position is not None for position in positions.values())
-    keys = {
-        path: (round(float(positions[path] @ normal), 3) if placed else 0.0, int(header.get("InstanceNumber") or 0))
-        for path, header in headers.items()
-    }
+    keys = dict(zip(headers, slice_keys(list(headers.values())), strict=True))
     if len(set(keys.values())) < len(keys):
         raise CorruptScan(folder, "has two slices of one position and instance number; give a folder for each series")
     paths = sorted(headers, key=lambda path: keys[path])
-    if len(paths) == 1 or not placed:
+    positions = [position_of(headers[path]) for path in paths]
+    if len(paths) == 1 or any(position is None for position in positions):
         return paths, None, ()
-    places = np.array([positions[path] for path in paths])
+    places, normal = np.array(positions), normal_of(headers[paths[0]])
     step = (places[-1] - places[0]) / (len(paths) - 1)
     distances = np.diff(places @ normal)
     cautions = []
@@ -70,9 +66,23 @@ def sorted_along_normal(
     return paths, step if length > 0 else None, tuple(cautions)
 
 
+def slice_keys(headers: Sequence[Dataset]) -> list[tuple[float, int]]:
+    """What slices are sorted by: their distance along the normal, if all have one, and their instance number."""
+    positions, normal = [position_of(header) for header in headers], normal_of(headers[0])
+    distances = [None if position is None else round(float(position @ normal), 3) for position in positions]
+    numbers = [int(header.get("InstanceNumber") or 0) for header in headers]
+    known = [0.0 if None in distances else distance for distance in distances]
+    return list(zip(known, numbers, strict=True))  # type: ignore[arg-type]
+
+
+def position_of(header: Dataset) -> np.ndarray | None:
+    """The centre of the first voxel (LPS, mm)."""
+    return numbers_of(header, "ImagePositionPatient", 3)
+
+
 def affine_of(header: Dataset, step: np.ndarray | None) -> np.ndarray | None:
     """From voxel (column, row, slice) to millimetres, RAS; None without position or spacing."""
-    origin, spacing = numbers_of(header, "ImagePositionPatient", 3), numbers_of(header, "PixelSpacing", 2)
+    origin, spacing = position_of(header), numbers_of(header, "PixelSpacing", 2)
     if origin is None or spacing is None:
         return None
     rows, columns = np.split(orientation_of(header), 2)

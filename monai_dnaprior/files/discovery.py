@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import dicom, itk, nifti
-from .names import SUFFIXES, named, stem_of, suffix_of
+from .names import SUFFIXES, name_output, stem_of, suffix_of
 from .scan import Caps, Scan, ScanError, UnsupportedScan
 
 READERS: dict[str, Callable[[tuple[Path, ...], Caps], Scan]] = {
@@ -17,7 +17,6 @@ READERS: dict[str, Callable[[tuple[Path, ...], Caps], Scan]] = {
     "DICOM": lambda files, caps: dicom.read_dicom(files, caps),
     "ITK": lambda files, caps: itk.read_itk(files[0], caps),
 }
-OUTPUT_SUFFIXES = {"NIfTI": nifti.SUFFIXES, "DICOM": (".dcm",), "ITK": itk.SUFFIXES}
 
 
 @dataclass(frozen=True)
@@ -64,8 +63,8 @@ def find_sources(path: Path) -> tuple[list[Source], list[ScanError]]:
         files = [Path(root) / name for name in sorted(names) if not name.startswith(".")]
         found, refused = sources_of_folder([file for file in files if file.is_file()], path)
         sources, errors = sources + found, errors + refused
-    outputs = Counter(named(source.stem, "denoised") for source in sources)
-    twins = [source for source in sources if outputs[named(source.stem, "denoised")] > 1]
+    outputs = Counter(name_output(source.stem, "denoised") for source in sources)
+    twins = [source for source in sources if outputs[name_output(source.stem, "denoised")] > 1]
     errors += [UnsupportedScan(source.label, "has the name of another scan; rename one of them") for source in twins]
     return [source for source in sources if source not in twins], errors
 

@@ -5,15 +5,30 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from . import itk, nifti
 from .disk import write_json, write_whole
 
-SUFFIXES = (*nifti.SUFFIXES, *itk.SUFFIXES, ".dcm")
+if TYPE_CHECKING:
+    from .discovery import Source
+
+OUTPUT_SUFFIXES = {"NIfTI": nifti.SUFFIXES, "ITK": itk.SUFFIXES, "DICOM": (".dcm",)}
+SUFFIXES = tuple(suffix for suffixes in OUTPUT_SUFFIXES.values() for suffix in suffixes)
+PICTURE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
+CHECKPOINT_SUFFIX = ".partial"
+MANIFEST, INDEX, DESCRIPTION = "manifest.json", "index.html", "dataset_description.json"
+IGNORED = (MANIFEST, "*.html", "*" + CHECKPOINT_SUFFIX)  # by BIDS
+NAME = re.compile(r"(sub-[A-Za-z0-9]+(?:_[a-z]+-[A-Za-z0-9]+)*?)(?:_desc-[A-Za-z0-9]+)?(_[A-Za-z0-9]+)")
+DESCRIPTIONS = {
+    "denoised": "The scan after denoising.",
+    "residual": "What was removed from the scan, input minus output, in its units.",
+    "spread": "Standard deviation over restarts of the fit, in the units of the scan: not an error.",
+}
 
 
 def suffix_of(name: str) -> str:
@@ -30,28 +45,67 @@ def stem_of(name: str) -> str:
     return name[: len(name) - len(suffix_of(name))]
 
 
-NAME = re.compile(r"(sub-[A-Za-z0-9]+(?:_[a-z]+-[A-Za-z0-9]+)*?)(?:_desc-[A-Za-z0-9]+)?(_[A-Za-z0-9]+)")
-DESCRIPTION = "dataset_description.json"
-IGNORED = ("manifest.json", "*.html", "*.partial")
-DESCRIPTIONS = {
-    "denoised": "The scan after denoising.",
-    "residual": "What was removed from the scan, input minus output, in its units.",
-    "spread": "Standard deviation over restarts of the fit, in the units of the scan: not an error.",
-}
+def scan_stem(scan: str | list[str]) -> str:
+    """The path of a scan, or of its first file, without that suffix."""
+    return stem_of(scan if isinstance(scan, str) else scan[0])
 
 
-def named(stem: str, what: str) -> str:
+def name_output(stem: str, what: str) -> str:
     """The name of what is made of a scan.
 
-    >>> named("sub-01_T1w", "denoised"), named("sub-01_desc-denoised_T1w", "residual"), named("scan", "denoised")
-    ('sub-01_desc-denoised_T1w', 'sub-01_desc-residual_T1w', 'scan_denoised')
+    >>> name_output("sub-01_T1w", "denoised"), name_output("sub-01_desc-denoised_T1w", "residual")
+    ('sub-01_desc-denoised_T1w', 'sub-01_desc-residual_T1w')
+    >>> name_output("scan", "denoised")
+    'scan_denoised'
     """
     folder, name = os.path.split(stem)
     match, plain = NAME.fullmatch(name), name.removesuffix("_denoised")
     return os.path.join(folder, f"{match[1]}_desc-{what}{match[2]}" if match else f"{plain}_{what}")
 
 
-def fields(stem: str, what: str) -> dict[str, Any]:
+def output_name(meta: Mapping[str, Any], saver: Any) -> dict[str, Any]:
+    """SaveImage's name of an output: the scan's path, whose dots (as in 1.2.840.7) are no suffix to be cut off."""
+    return {"subject": scan_stem(meta["filename_or_obj"]) + ".nii", "idx": None}
+
+
+def output_for(source: Source, path: Path, output: Path, *, alone: bool) -> Path:
+    """Where the denoised scan goes, if a path and an output were given: there, or below, beside others or not."""
+    below = not alone or (path.is_file() and output.is_dir())
+    return output / (name_output(source.stem, "denoised") + source.suffix) if below else output
+
+
+def output_of(source: Source, path: Path, output: Path) -> Path:
+    """Where the denoised scan is: what was named, or the file in the folder that was named."""
+    return output if sidecar_of(output).is_file() else output_for(source, path, output, alone=True)
+
+
+def sidecar_of(image: Path) -> Path:
+    """The JSON file beside an image."""
+    return image.with_name(stem_of(image.name) + ".json")
+
+
+def report_of(image: Path) -> Path:
+    """The page beside a denoised scan that shows what was removed."""
+    return image.with_name(stem_of(image.name) + ".html")
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where the files of one denoised scan go: their names follow from the image's."""
+
+    image: Path
+    values_suffix: str
+
+    @property
+    def sidecar(self) -> Path:
+        return sidecar_of(self.image)
+
+    def values(self, what: str) -> Path:
+        """Of the residual, or of the spread."""
+        return self.image.with_name(name_output(stem_of(self.image.name), what) + self.values_suffix)
+
+
+def bids_fields(stem: str, what: str) -> dict[str, Any]:
     """What BIDS wants in the sidecar of a derivative; nothing for other names."""
     if not NAME.fullmatch(os.path.basename(stem)):
         return {}
@@ -76,24 +130,3 @@ def describe_dataset(source: Path, output: Path) -> None:
     output.mkdir(parents=True, exist_ok=True)
     write_json(output / DESCRIPTION, derivative)
     write_whole(output / ".bidsignore", ("\n".join(IGNORED) + "\n").encode())
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """Where the files of one denoised scan go: their names follow from the image's."""
-
-    image: Path
-    values_suffix: str
-
-    def values(self, what: str) -> Path:
-        """Of the residual, or of the spread."""
-        name = named(stem_of(self.image.name), what)
-        return self.image.with_name(name + self.values_suffix)
-
-    @property
-    def sidecar(self) -> Path:
-        return sidecar_of(self.image)
-
-
-def sidecar_of(image: Path) -> Path:
-    return image.with_name(stem_of(image.name) + ".json")

@@ -64,7 +64,7 @@ def read_nifti(path: Path, caps: Caps | None = None) -> NiftiScan:
     >>> read_nifti(path).stored.shape
     (2, 128, 96, 24)
     """
-    with opened(path) as file:
+    with open_nifti(path) as file:
         try:
             return read_stream(path, file, caps or Caps())
         except (gzip.BadGzipFile, zlib.error) as error:
@@ -73,7 +73,7 @@ def read_nifti(path: Path, caps: Caps | None = None) -> NiftiScan:
             raise CorruptScan(path, "is cut short: its compressed data do not end") from error
 
 
-def opened(path: Path) -> IO[bytes] | gzip.GzipFile:
+def open_nifti(path: Path) -> IO[bytes] | gzip.GzipFile:
     """The file, decompressed if its name says that it is compressed."""
     name = path.name.lower()
     if not name.endswith(SUFFIXES):
@@ -220,13 +220,13 @@ def write_file(path: Path, head: bytes, array: np.ndarray) -> None:
     """Header and voxels, compressed if the name says so; the same bytes for the same content."""
     with path.open("wb") as file:
         if path.name.endswith(".gz"):
-            with compressed(file) as packed:
+            with compress_into(file) as packed:
                 write_parts(packed, head, array)
         else:
             write_parts(file, head, array)
 
 
-def compressed(file: IO[bytes]) -> gzip.GzipFile:
+def compress_into(file: IO[bytes]) -> gzip.GzipFile:
     """What compresses into a file, without a name or a time, which would make equal contents differ."""
     return gzip.GzipFile(filename="", mode="wb", fileobj=file, compresslevel=COMPRESSION, mtime=0)
 
@@ -243,6 +243,6 @@ def nifti_of(values: np.ndarray, affine: np.ndarray | None) -> bytes:
     array = array[..., 0] if array.shape[-1] == 1 else array
     image = nibabel.Nifti1Image(array.astype(np.float32), np.eye(4) if affine is None else affine)
     buffer = io.BytesIO()
-    with compressed(buffer) as packed:
+    with compress_into(buffer) as packed:
         packed.write(image.to_bytes())
     return buffer.getvalue()

@@ -20,7 +20,7 @@ except ImportError:  # Windows has no such limits
     resource = None  # type: ignore[assignment]
 
 ERRORS = {error.__name__: error for error in (UnsupportedScan, CorruptScan)}
-PROVENANCE = {"description": "rehearsal", "configuration": "{}", "version": "0"}
+PROVENANCE = {"description": "preflight", "configuration": "{}", "version": "0"}
 FIXED_MEMORY = 768 * 2**20  # bytes that libraries and decoders take besides the voxels
 COPIES = 8  # of the voxels, and of the file, that reading and writing may need
 TIMEOUT, SECONDS_A_BYTE = 60.0, 1e-6
@@ -34,7 +34,7 @@ class EnforcedCaps(Caps):
         limit_memory(FIXED_MEMORY + COPIES * (decoded + encoded))
 
 
-def rehearse(source: Source, caps: Caps, *, timeout: float | None = None) -> tuple[tuple[int, ...], bool]:
+def preflight(source: Source, caps: Caps) -> tuple[tuple[int, ...], bool]:
     """Read a scan and write it back unchanged, elsewhere and for nothing: whatever is wrong with it shows there.
 
     A parser that crashes, hangs or takes too much memory does so in a process that has nothing to lose.
@@ -46,7 +46,7 @@ def rehearse(source: Source, caps: Caps, *, timeout: float | None = None) -> tup
         ScanError: why the scan cannot be treated.
         OSError: it could not be tried, for want of a permission or of space for temporary files.
     """
-    size = sum(file.stat().st_size for file in source.files)
+    seconds = TIMEOUT + SECONDS_A_BYTE * sum(file.stat().st_size for file in source.files)
     request = {
         "kind": source.kind, "files": [str(file.absolute()) for file in source.files], "stem": source.stem,
         "suffix": source.suffix, "caps": asdict(caps),
@@ -55,7 +55,6 @@ def rehearse(source: Source, caps: Caps, *, timeout: float | None = None) -> tup
     packages = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {**os.environ, "PYTHONPATH": packages}
     with tempfile.TemporaryDirectory(prefix="monai-dnaprior-") as folder:
-        seconds = timeout or TIMEOUT + SECONDS_A_BYTE * size
         try:
             run = subprocess.run(
                 command,

@@ -2,40 +2,41 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
-import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydicom
-import SimpleITK
 from monai.config import PathLike
 from monai.data import ImageReader, MetaTensor, NibabelReader, NibabelWriter
-from monai.data.utils import orientation_ras_lps
 from monai.transforms import LoadImage
-from monai.utils import ImageMetaKey, MetaKeys, SpaceKeys, ensure_tuple
+from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
 from nibabel.filebasedimages import ImageFileError
 
-from .scan import CorruptScan
+from . import nifti
+from .dicom import DicomScan, group_series, read_dicom, read_header
+from .dicom_geometry import affine_of, position_of, slice_keys
+from .discovery import kind_of
+from .names import scan_stem
+from .scan import Caps, CorruptScan, ScanError
 
-NIFTI_SUFFIXES = (".nii", ".nii.gz")
-PICTURE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
-IMAGE_POSITION_PATIENT, PHOTOMETRIC_INTERPRETATION = "0020|0032", "0028|0004"
-SPACING_TOLERANCE = 0.01  # of the mean distance between slices
+ANY_SIZE = Caps(size=2**62, ratio=2.0**62, pixels=2**62)
 logger = logging.getLogger(__name__)
 
 
 class ScanReader(ImageReader):
     """Read a NIfTI file, or a DICOM series sorted by the position of its slices, with the affine of the scan.
 
-    NIfTI files go to MONAI's ``NibabelReader``. A DICOM series, given as its folder, its files, or one file, goes to
-    SimpleITK: slices are sorted along their normal, each with its own rescale slope and intercept, and the affine is
-    taken from the positions of the first and last slice, so that a gantry tilt is kept. Arrays are (W, H, D), affines
-    RAS, as everywhere in MONAI. Unequal spacing between slices is logged as a warning.
+    NIfTI files go to MONAI's ``NibabelReader``. A DICOM series is given as its folder, its files, or one file. Its
+    slices are sorted along their normal, each with its own rescale slope and intercept, and the affine is taken from
+    the positions of the first and last slice, so that a gantry tilt is kept. Arrays are (W, H, D), float32, affines
+    RAS, as everywhere in MONAI; the grey scale of MONOCHROME1 images is inverted, as ITK does. What is unusual about a
+    series (unequal spacing, a tilt) is logged as a warning.
 
     Raises:
         ValueError: a folder with no DICOM series or with several, a series without pixels, in colour, of several frames
@@ -53,24 +54,27 @@ class ScanReader(ImageReader):
 
     def read(self, data: Sequence[PathLike] | PathLike, **kwargs: Any) -> Any:
         paths = [str(path) for path in ensure_tuple(data)]
-        if paths[0].lower().endswith(NIFTI_SUFFIXES):
-            nifti = NibabelReader(**kwargs)  # one each: it remembers the names between read and get_data
-            return nifti, nifti.read(paths)
+        if paths[0].lower().endswith(nifti.SUFFIXES):
+            reader = NibabelReader(**kwargs)  # one each: it remembers the names between read and get_data
+            return reader, reader.read(paths)
         try:
-            return read_series(series_of_folder(paths[0]) if len(paths) == 1 and os.path.isdir(paths[0]) else paths)
-        except ValueError as error:
+            return read_series([Path(path) for path in paths])
+        except (ValueError, OSError) as error:
             return error  # raised where LoadImage does not go on to readers that take the file for something else
 
     def get_data(self, img: Any) -> tuple[np.ndarray, dict]:
-        if isinstance(img, ValueError):
+        if isinstance(img, Exception):
             raise img
-        if not isinstance(img, DicomSeries):
-            nifti, image = img
-            return nifti.get_data(image)
-        return img.array, {
-            MetaKeys.AFFINE: img.affine.copy(),
-            MetaKeys.ORIGINAL_AFFINE: img.affine,
-            MetaKeys.SPATIAL_SHAPE: np.asarray(img.array.shape),
+        if not isinstance(img, DicomScan):
+            reader, image = img
+            return reader.get_data(image)
+        affine = np.array(assumed_affine(img) if img.affine is None else img.affine)
+        stored = sum(img.limits) - img.stored.astype(np.int64) if img.inverted else img.stored
+        values = replace(img, stored=stored, valid=None).values()[0]  # of padding too: MONAI's arrays have no mask
+        return np.ascontiguousarray(values, np.float32), {
+            MetaKeys.AFFINE: affine.copy(),
+            MetaKeys.ORIGINAL_AFFINE: affine,
+            MetaKeys.SPATIAL_SHAPE: np.asarray(values.shape),
             MetaKeys.SPACE: SpaceKeys.RAS,
             MetaKeys.ORIGINAL_CHANNEL_DIM: float("nan"),
         }
@@ -88,80 +92,39 @@ class VolumeWriter(NibabelWriter):
             self.data_obj = self.data_obj[..., 0]
 
 
-class DicomSeries:
-    """The array (W, H, D) and the RAS affine of one series."""
-
-    def __init__(self, array: np.ndarray, affine: np.ndarray) -> None:
-        self.array, self.affine = array, affine
-
-
-def series_of_folder(folder: str) -> list[str]:
-    """The files of the one DICOM series in a folder, sorted along its normal."""
-    series = all_series(folder)
+def read_series(paths: Sequence[Path]) -> DicomScan:
+    """Read the one DICOM series of a folder, or of files."""
+    series, errors = group_folder(paths[0]) if paths[0].is_dir() else group_series(paths)
+    damaged = [error for error in errors if isinstance(error, CorruptScan) or not series]
+    if damaged:
+        raise damaged[0]
     if len(series) != 1:
         raise ValueError(
-            f"{folder} holds {len(series)} DICOM image series; give one folder, or one list of files, each."
+            f"{paths[0]} holds {len(series)} DICOM image series; give one folder, or one list of files, each."
         )
-    return series[0]
+    scan = read_dicom(series[0], ANY_SIZE)
+    if len(scan.headers) > 1 and any(position_of(header) is None for header in scan.headers):
+        raise ValueError(f"{paths[0]} belongs to a series without ImagePositionPatient; its slices cannot be sorted.")
+    if len({distance for distance, _ in slice_keys(scan.headers)}) < len(scan.headers):
+        raise ValueError(f"{paths[0]} has two slices at one position; give one list of files each.")
+    for text in scan.warnings:
+        logger.warning("%s: %s", paths[0], text)
+    return scan
 
 
-def all_series(folder: str) -> list[list[str]]:
-    """The files of every DICOM image series directly in a folder, each sorted along its normal."""
-    if not any(is_dicom(path) for path in Path(folder).iterdir()):
-        return []
-    identifiers = SimpleITK.ImageSeriesReader.GetGDCMSeriesIDs(folder)
-    series = (SimpleITK.ImageSeriesReader.GetGDCMSeriesFileNames(folder, identifier) for identifier in identifiers)
-    return sorted(list(files) for files in series if has_pixels(files[0]))
+def group_folder(folder: Path) -> tuple[list[list[Path]], list[ScanError]]:
+    """The files of every DICOM series directly in a folder, and why other files are none."""
+    files = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
+    return group_series([path for path in files if kind_of(path) == "DICOM"])
 
 
-def read_series(files: Sequence[str]) -> DicomSeries:
-    """Read the sorted files of one greyscale series of single frames."""
-    reader = SimpleITK.ImageSeriesReader()
-    reader.SetFileNames(files)
-    reader.SetOutputPixelType(SimpleITK.sitkFloat32)
-    reader.MetaDataDictionaryArrayUpdateOn()
-    try:
-        image = reader.Execute()
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise ValueError(f"{files[0]} is not part of a readable greyscale DICOM series: {reason}") from error
-    photometric = reader.GetMetaData(0, PHOTOMETRIC_INTERPRETATION).strip()
-    if not photometric.startswith("MONOCHROME"):
-        raise ValueError(f"{files[0]} is a {photometric} DICOM file; only greyscale is supported.")
-    if image.GetDimension() != 3 or image.GetSize()[2] != len(files):
-        raise ValueError(f"{files[0]} is a multi-frame DICOM file; only series of single frames are supported.")
-    direction = np.reshape(image.GetDirection(), (3, 3))
-    affine = np.eye(4)
-    affine[:3, :3] = direction * image.GetSpacing()
-    affine[:3, 3] = image.GetOrigin()
-    if len(files) > 1:
-        affine[:3, 2] = slice_step(reader, files, normal=direction[:, 2])
-    array = SimpleITK.GetArrayFromImage(image).transpose(2, 1, 0)
-    return DicomSeries(np.ascontiguousarray(array), orientation_ras_lps(affine))
-
-
-def slice_step(reader: SimpleITK.ImageSeriesReader, files: Sequence[str], *, normal: np.ndarray) -> np.ndarray:
-    """The vector from each slice to the next (LPS, mm), from the positions of the first and the last."""
-    if not all(reader.HasMetaDataKey(index, IMAGE_POSITION_PATIENT) for index in range(len(files))):
-        raise ValueError(f"{files[0]} belongs to a series without ImagePositionPatient; its slices cannot be sorted.")
-    texts = (reader.GetMetaData(index, IMAGE_POSITION_PATIENT) for index in range(len(files)))
-    positions = np.array([[float(number) for number in text.split("\\")] for text in texts])
-    distances = np.abs(np.diff(positions @ normal))
-    if distances.min() == 0:
-        raise ValueError(
-            f"{files[0]} belongs to a series with two slices at one position; give one list of files each."
-        )
-    if np.ptp(distances) > SPACING_TOLERANCE * distances.mean():
-        logger.warning("slices are %.3f to %.3f mm apart; the affine has their mean", distances.min(), distances.max())
-    return (positions[-1] - positions[0]) / (len(files) - 1)
-
-
-def is_dicom(path: Path) -> bool:
-    return path.is_file() and not path.name.lower().endswith(NIFTI_SUFFIXES) and pydicom.misc.is_dicom(path)
-
-
-def has_pixels(path: str) -> bool:
-    return "Rows" in pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Rows"])
+def assumed_affine(scan: DicomScan) -> np.ndarray | None:
+    """That of a series which does not say how far apart its pixels are, or of a slice without a position."""
+    first, count = copy.deepcopy(scan.headers[0]), len(scan.headers)
+    first.PixelSpacing = first.get("PixelSpacing") or first.get("ImagerPixelSpacing") or [1, 1]
+    first.ImagePositionPatient = first.get("ImagePositionPatient") or [0, 0, 0]
+    places = [np.array(header.ImagePositionPatient, float) for header in (first, *scan.headers[1:])]
+    return affine_of(first, None if count == 1 else (places[-1] - places[0]) / (count - 1))
 
 
 def find_scans(folder: PathLike) -> list[dict[str, str | list[str]]]:
@@ -190,10 +153,23 @@ def all_scans(folder: PathLike) -> list[str | list[str]]:
     """Every NIfTI file below a folder, and every DICOM series: the folder that holds it, or its files among others."""
     scans: list[str | list[str]] = []
     for root, _, names in sorted(os.walk(os.path.abspath(folder))):
-        scans += sorted(os.path.join(root, name) for name in names if name.lower().endswith(NIFTI_SUFFIXES))
-        series = all_series(root)
+        scans += sorted(os.path.join(root, name) for name in names if name.lower().endswith(nifti.SUFFIXES))
+        series = all_series(Path(root))
         scans += [root] if len(series) == 1 else series
     return scans
+
+
+def all_series(folder: Path) -> list[list[str]]:
+    """The files of every DICOM series directly in a folder, sorted along their normal; what is none is logged."""
+    stacks, errors = group_folder(folder)
+    for error in errors:
+        logger.warning("%s", error)
+    return sorted(sort_files(stack) for stack in stacks)
+
+
+def sort_files(stack: Sequence[Path]) -> list[str]:
+    keys = dict(zip(stack, slice_keys([read_header(path) for path in stack]), strict=True))
+    return [str(path) for path in sorted(stack, key=keys.__getitem__)]
 
 
 def read_volume(path: PathLike | Sequence[PathLike]) -> MetaTensor:
@@ -218,15 +194,4 @@ def read_picture(path: PathLike) -> np.ndarray:
 def output_root(folder: PathLike) -> str:
     """The folder that outputs mirror: the given one, or the one above it if that is itself a DICOM series."""
     path = os.path.abspath(folder)
-    return os.path.dirname(path) if os.path.isdir(path) and len(all_series(path)) == 1 else path
-
-
-def output_name(meta: Mapping[str, Any], saver: Any) -> dict[str, Any]:
-    """SaveImage's name of an output: the scan's path, whose dots (as in 1.2.840.7) are no suffix to be cut off."""
-    return {"subject": scan_stem(meta[ImageMetaKey.FILENAME_OR_OBJ]) + ".nii", "idx": None}
-
-
-def scan_stem(scan: str | list[str]) -> str:
-    """The path of a scan, or of its first file, without the suffixes .nii, .nii.gz and .dcm."""
-    path = scan if isinstance(scan, str) else scan[0]
-    return re.sub(r"(\.nii(\.gz)?|\.dcm)$", "", path, flags=re.IGNORECASE)
+    return os.path.dirname(path) if os.path.isdir(path) and len(group_folder(Path(path))[0]) == 1 else path

@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from ..checks import check_positive
+
 LPS_TO_RAS = np.diag([-1.0, -1, 1, 1])
 LARGEST_INTEGER = 2**53  # up to which float64 holds every one
 Place = tuple[slice, ...]
@@ -55,9 +57,7 @@ class Caps:
     pixels: int = 2**26
 
     def __post_init__(self) -> None:
-        for name in ("size", "ratio", "pixels"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be positive.")
+        check_positive(size=self.size, ratio=self.ratio, pixels=self.pixels)
 
     def admit(self, path: object, *, decoded: int, encoded: int, pixels: int) -> None:
         """Refuse a file whose voxels would take so much."""
@@ -115,6 +115,11 @@ class Scan(ABC):
         """Of a file of values."""
         return ".nii.gz"
 
+    @property
+    def inverted(self) -> bool:
+        """Whether small values are to be shown bright."""
+        return False
+
     def values(self) -> np.ndarray:
         """v = m s + b: float32, or float64 where float32 could not hold s.
 
@@ -131,29 +136,29 @@ class Scan(ABC):
             values[(self.stored > LARGEST_INTEGER) | (self.stored < -LARGEST_INTEGER)] = np.nan
         return values
 
-    def masked(self: AnyScan, mask: np.ndarray) -> AnyScan:
+    def with_mask(self: AnyScan, mask: np.ndarray) -> AnyScan:
         """The same, whose voxels outside the mask (W, H[, D]) are to stay as they are."""
         if mask.shape != self.stored.shape[1:]:
             raise ValueError(f"mask has shape {mask.shape}, {self.name} {self.stored.shape[1:]}; they must agree.")
         inside = np.broadcast_to(mask, self.stored.shape)
         return replace(self, valid=inside if self.valid is None else self.valid & inside)
 
-    def without(self, removed: np.ndarray, place: Place) -> tuple[np.ndarray, int]:
-        r"""The stored numbers at a place from whose values something was removed, and how many were clipped.
+    def subtract(self, residual: np.ndarray, place: Place) -> tuple[np.ndarray, int]:
+        r"""The stored numbers at a place from whose values a residual r is subtracted, and how many were clipped.
 
         .. math:: s' = \mathrm{clip}(\mathrm{round}(s - r / m))
 
-        A voxel from which nothing was removed keeps its bits, and no other becomes padding.
+        A voxel where the residual is 0 keeps its bits, and no other becomes padding.
         """
         native = self.stored[place]
-        exact = native.astype(np.float64) - removed / part_of(self.slope, native.ndim, place)
+        exact = native.astype(np.float64) - residual / part_of(self.slope, native.ndim, place)
         low, high = self.limits
         if native.dtype.kind == "f":
             rounded, bounded = exact, exact.clip(low, high)
         else:
             rounded = np.rint(exact)
             bounded = self._unlike_padding(rounded.clip(low, representable(high)), exact)
-        changed = removed != 0
+        changed = residual != 0
         clipped = int(np.count_nonzero(changed & ((rounded < low) | (rounded > high))))
         new = np.where(changed, bounded.astype(native.dtype), native)
         return new.astype(native.dtype, copy=False), clipped  # where() gives the machine's byte order
@@ -166,8 +171,8 @@ class Scan(ABC):
         nearest = np.where((exact - below <= above - exact) & (below >= low) | (above > high), below, above)
         return np.where((rounded >= first) & (rounded <= last), nearest, rounded)
 
-    def removed(self, stored: np.ndarray) -> np.ndarray:
-        """What was removed from the values where the stored numbers are now these, float32; 0 where not finite."""
+    def residual(self, stored: np.ndarray) -> np.ndarray:
+        """The values minus those of other stored numbers, float32; 0 where not finite."""
         with np.errstate(invalid="ignore"):
             change = (self.stored.astype(np.float64) - stored) * self.slope
         return np.where(np.isfinite(change), change, 0).astype(np.float32)

@@ -18,7 +18,7 @@ from ..noise.intensity import PERCENTILES, intensity_range
 from .charts import Curve, chart, number
 from .findings import LEFT_ALONE, findings, heading
 from .measures import LAGS, Measures
-from .pictures import BUDGET, MARGIN, MOST, Layout, Scales, Shown, View, inverted, spaced, stride, within_budget
+from .pictures import BUDGET, MARGIN, MOST, Layout, Scales, Shown, View, space_evenly, stride, within_budget
 
 MOST_DOTS = 80  # of a chart over slices; beyond, a line
 STOPPED_BY = {
@@ -33,7 +33,7 @@ STOPPED_BY = {
 }
 
 
-class Case:
+class BeforeAfter:
     """One scan before and after, and what is shown of it."""
 
     def __init__(self, source: Source, output: Path, sidecar: Mapping[str, Any], caps: Caps) -> None:
@@ -43,7 +43,7 @@ class Case:
         if after.stored.shape != self.scan.stored.shape:
             raise CorruptScan(output, "has another shape than the scan that it was made of")
         self.layout = Layout.of(self.scan, sidecar["configuration"]["slice_dim"])
-        self.volumes = self.scan.values(), after.values(), self.scan.removed(after.stored)
+        self.volumes = self.scan.values(), after.values(), self.scan.residual(after.stored)
         self.spread = spread_of(self.scan, Outputs(output, self.scan.values_suffix).values("spread"), caps)
         self.depth = 1 if self.layout.axis is None else self.scan.stored.shape[self.layout.axis]
         self.total = self.depth if self.scan.colours else self.depth * len(self.scan.stored)
@@ -54,7 +54,7 @@ class Case:
         """The channels of a slice: all if they are colours, otherwise each is a volume of its own."""
         return slice(None) if self.scan.colours else slice(index // self.depth, index // self.depth + 1)
 
-    def shown(self, index: int) -> Shown:
+    def show_slice(self, index: int) -> Shown:
         before, after, removed = (
             self.layout.plane(volume, self.channels(index), index % self.depth) for volume in self.volumes
         )
@@ -75,15 +75,15 @@ class Case:
 
     def pictures(self, windows: Sequence[tuple[float, float]]) -> tuple[list[View], list[Shown], Scales]:
         """The slices that are shown, evenly spaced, as many as fit into the file."""
-        slices = [self.shown(index) for index in spaced(self.total, MOST)]
+        slices = [self.show_slice(index) for index in space_evenly(self.total, MOST)]
         middle = slices[len(slices) // 2]
-        scales = Scales.of(windows, slices, inverted(self.scan))
+        scales = Scales.of(windows, slices, self.scan.inverted)
 
         def view(one: Shown) -> View:
             return scales.view(one, 0 if self.scan.colours else one.number // self.depth)
 
         count = max(1, min(MOST, int(BUDGET / (MARGIN * view(middle).size))))
-        chosen = [self.shown(index) for index in spaced(self.total, count)]
+        chosen = [self.show_slice(index) for index in space_evenly(self.total, count)]
         views = within_budget([view(one) for one in chosen])
         kept = {one.number for one in views}
         return views, [one for one in chosen if one.number in kept], scales

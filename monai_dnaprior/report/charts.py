@@ -121,7 +121,7 @@ def chart(
     if level is not None:
         y = along.place(level)
         parts.append(f'<line class="level" x1="{LEFT}" x2="{RIGHT}" y1="{y}" y2="{y}"/>')
-    parts += [drawn(curve, part, across, along) for curve, part in zip(curves, points, strict=True)]
+    parts += [draw_curve(curve, part, across, along) for curve, part in zip(curves, points, strict=True)]
     parts += legend(curves)
     return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(alt)}">{"".join(parts)}</svg>'
 
@@ -144,7 +144,7 @@ def frame(across: Axis, along: Axis, x_label: str, y_label: str) -> list[str]:
     return parts
 
 
-def drawn(curve: Curve, points: Sequence[tuple[float, float]], across: Axis, along: Axis) -> str:
+def draw_curve(curve: Curve, points: Sequence[tuple[float, float]], across: Axis, along: Axis) -> str:
     places = [(across.place(x), along.place(y)) for x, y in points]
     name = f' data-name="{escape(curve.name)}"' if curve.name else ""
     if not curve.dots and len(places) > 1:

@@ -42,15 +42,15 @@ def findings(sidecar: Mapping[str, Any], measures: Measures) -> list[Finding]:
 def of_slices(sidecar: Mapping[str, Any]) -> Iterator[Finding]:
     """Slices that are the input's."""
     reasons = [record["stop_reason"] for record in sidecar["slices"]]
-    failed = listed(index for index, reason in enumerate(reasons) if reason == FALLBACK)
+    failed = list_slices(index for index, reason in enumerate(reasons) if reason == FALLBACK)
     if failed:
         text = f"Their fit failed twice, so they are as they came: {failed}."
-        yield Finding(f"{counted(reasons.count(FALLBACK), 'slice')} could not be denoised", text)
+        yield Finding(f"{count_noun(reasons.count(FALLBACK), 'slice')} could not be denoised", text)
     for reason, why in LEFT_ALONE.items():
         if count := reasons.count(reason):
-            which = listed(index for index, other in enumerate(reasons) if other == reason)
+            which = list_slices(index for index, other in enumerate(reasons) if other == reason)
             text = f"Bit for bit as they came, since {why}: {which}."
-            yield Finding(f"{counted(count, 'slice')} left alone", text, caution=False)
+            yield Finding(f"{count_noun(count, 'slice')} left alone", text, caution=False)
 
 
 def of_warnings(sidecar: Mapping[str, Any], measures: Measures) -> Iterator[Finding]:
@@ -60,7 +60,7 @@ def of_warnings(sidecar: Mapping[str, Any], measures: Measures) -> Iterator[Find
     for title in dict.fromkeys(titles.values()):
         texts = {text for text, other in titles.items() if other == title}
         count = sum(bool(texts & set(record["warnings"])) for record in sidecar["slices"])
-        where = f"In {count} of {counted(total, 'slice')}." if count else "Of the whole scan."
+        where = f"In {count} of {count_noun(total, 'slice')}." if count else "Of the whole scan."
         rest = sorted(texts)[0].partition(": ")[2]
         yield Finding(title, f"{sentence(rest)}. {where}" if rest else where)
     if measures.noise > CORRELATED and not any("correlated" in text for text in sidecar["warnings"]):
@@ -111,11 +111,11 @@ def of_voxels(sidecar: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding("Nothing was changed", "Every voxel is as it came.", caution=False)
     if voxels["clipped"]:
         text = "Their denoised values lie beyond what the file's type can store; they hold the nearest value it can."
-        yield Finding(f"{counted(voxels['clipped'], 'voxel')} clipped", text)
+        yield Finding(f"{count_noun(voxels['clipped'], 'voxel')} clipped", text)
     if voxels["left_out"]:
         share = voxels["left_out"] / voxels["all"]
         text = f"Padding, outside the mask, or not finite: {share:.1%} of the scan, bit for bit as it came."
-        yield Finding(f"{counted(voxels['left_out'], 'voxel')} left out", text, caution=False)
+        yield Finding(f"{count_noun(voxels['left_out'], 'voxel')} left out", text, caution=False)
 
 
 def heading(text: str) -> str:
@@ -131,19 +131,19 @@ def sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def counted(count: int, what: str) -> str:
+def count_noun(count: int, what: str) -> str:
     """A number and its noun.
 
-    >>> counted(1, "slice"), counted(1200, "voxel")
+    >>> count_noun(1, "slice"), count_noun(1200, "voxel")
     ('1 slice', '1,200 voxels')
     """
     return f"{count:,} {what}" + ("" if count == 1 else "s")
 
 
-def listed(indices: Any) -> str:
+def list_slices(indices: Any) -> str:
     """Numbers of slices, from 1, neighbours as ranges.
 
-    >>> listed([0, 1, 2, 5])
+    >>> list_slices([0, 1, 2, 5])
     '1–3, 6'
     """
     runs: list[list[int]] = []

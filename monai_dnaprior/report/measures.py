@@ -42,7 +42,7 @@ class Measures:
 
     @classmethod
     def of(cls, slices: Sequence[Shown], window: tuple[float, float]) -> Measures:
-        seen = [touched(one) for one in slices]
+        seen = [changed_pixels(one) for one in slices]
         removed = np.concatenate([one.removed[where] for one, where in zip(slices, seen, strict=True)])
         before, after = (
             np.concatenate([getattr(one, name)[where] for one, where in zip(slices, seen, strict=True)])
@@ -64,7 +64,7 @@ class Measures:
         )
 
 
-def touched(shown: Shown) -> np.ndarray:
+def changed_pixels(shown: Shown) -> np.ndarray:
     """Pixels that, or a neighbour of which, were changed: not an empty background, padding, or outside a mask."""
     changed = torch.from_numpy((shown.removed != 0)[None].astype(np.float32))
     return (local_mean(changed, 3).numpy()[0] > 1e-6) & np.isfinite(shown.before) & np.isfinite(shown.after)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import nibabel
 import numpy as np
 
-from ..files.dicom import DicomScan
 from ..files.scan import Scan
 
 LARGEST_SIDE = 512
@@ -135,11 +134,6 @@ class Scales:
         )
 
 
-def inverted(scan: Scan) -> bool:
-    """Whether small values are to be shown bright."""
-    return isinstance(scan, DicomScan) and scan.headers[0].get("PhotometricInterpretation") == "MONOCHROME1"
-
-
 def stride(plane: np.ndarray) -> int:
     """Every how many-th pixel of a slice is shown."""
     return -(-max(plane.shape[-2:]) // LARGEST_SIDE)
@@ -168,10 +162,10 @@ def picture(plane: np.ndarray, low: float, high: float, levels: int = 256) -> st
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def spaced(total: int, count: int) -> list[int]:
+def space_evenly(total: int, count: int) -> list[int]:
     """So many numbers below a total, evenly spaced.
 
-    >>> spaced(28, 4), spaced(3, 12)
+    >>> space_evenly(28, 4), space_evenly(3, 12)
     ([3, 10, 17, 24], [0, 1, 2])
     """
     count = min(total, count)

@@ -10,18 +10,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from ..cohort.all_scans import MANIFEST, output_for
 from ..cohort.one_scan import NOTICE
 from ..files.discovery import Source, find_sources
 from ..files.disk import hash_of, write_whole
-from ..files.names import sidecar_of, stem_of
+from ..files.names import INDEX, MANIFEST, output_for, output_of, report_of, sidecar_of, stem_of
 from ..files.scan import Caps, CorruptScan, ScanError, UnsupportedScan
-from .before_after import Case
+from .before_after import BeforeAfter
 from .charts import number
-from .findings import counted
+from .findings import count_noun
 
-SUFFIX = ".html"
-INDEX = "index.html"
 NEEDED = {
     "configuration": {"version", "method", "options", "slice_dim", "rician", "device", "mask", "weights"},
     "residual": {"standard_deviation", "correlation_with_image"},
@@ -45,8 +42,8 @@ def write_report(source: Source, output: Path, report: Path, *, caps: Caps | Non
         ImportError: Jinja2 is not installed.
     """
     sidecar = read_sidecar(source, output)
-    case = Case(source, output, sidecar, caps or Caps())
-    write_whole(report, rendered("report.html", {"title": stem_of(output.name), **case.context()}))
+    case = BeforeAfter(source, output, sidecar, caps or Caps())
+    write_whole(report, render("report.html", {"title": stem_of(output.name), **case.context()}))
 
 
 def read_sidecar(source: Source, output: Path) -> dict[str, Any]:
@@ -92,20 +89,20 @@ def write_index(manifest: Path, report: Path) -> None:
     """
     try:
         entries = json.loads(manifest.read_text(encoding="utf-8"))
-        cases = [case_of(entry, manifest.parent, report.parent) for entry in entries]
+        cases = [index_row(entry, manifest.parent, report.parent) for entry in entries]
     except OSError as error:
         raise UnsupportedScan(manifest, "cannot be read") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CorruptScan(manifest, "is not what denoise writes") from error
     cases.sort(key=lambda case: (case["status"] == "denoised", case["name"]))  # what went wrong comes first
     context = {"title": "Denoised scans", "cases": cases, "counts": Counter(case["status"] for case in cases)}
-    write_whole(report, rendered("index.html", context))
+    write_whole(report, render("index.html", context))
 
 
-def case_of(entry: Mapping[str, Any], folder: Path, place: Path) -> dict[str, Any]:
+def index_row(entry: Mapping[str, Any], folder: Path, place: Path) -> dict[str, Any]:
     """One row of the index; a scan without an output is named as its file is."""
     output = below(folder, entry["output"]) if entry["output"] else None
-    page = None if output is None else output.with_name(stem_of(output.name) + SUFFIX)
+    page = None if output is None else report_of(output)
     name = Path(entry["source"]).name if output is None else stem_of(os.path.relpath(output, folder))
     link = None if page is None or not page.is_file() else quote(Path(os.path.relpath(page, place)).as_posix())
     reason = str(entry["reason"]).removeprefix(f"{entry['source']}: ")
@@ -137,16 +134,16 @@ def report_all(
         raise UnsupportedScan(html, f"cannot be named: {output} is a folder of scans, each with a report beside it")
     if not cohort:
         if len(sources) != 1:
-            raise errors[0] if errors else UnsupportedScan(path, f"holds {counted(len(sources), 'scan')}, not one")
+            raise errors[0] if errors else UnsupportedScan(path, f"holds {count_noun(len(sources), 'scan')}, not one")
         made = output_of(sources[0], path, output)
-        html = html or made.with_name(stem_of(made.name) + SUFFIX)
+        html = html or report_of(made)
         write_report(sources[0], made, html, caps=caps)
         yield html
         return
     for source in sources:
         made = output_for(source, path, output, alone=False)
         if made.exists():
-            page = made.with_name(stem_of(made.name) + SUFFIX)
+            page = report_of(made)
             try:
                 write_report(source, made, page, caps=caps)
                 yield page
@@ -156,13 +153,7 @@ def report_all(
     yield output / INDEX
 
 
-def output_of(source: Source, path: Path, output: Path) -> Path:
-    """The denoised scan: what was named, or the file in the folder that was named."""
-    inside = output_for(source, path, output, alone=True)
-    return output if sidecar_of(output).is_file() else inside
-
-
-def rendered(template: str, context: Mapping[str, Any]) -> bytes:
+def render(template: str, context: Mapping[str, Any]) -> bytes:
     """A page; everything in it that is not of the template is escaped."""
     try:
         from jinja2 import Environment, FileSystemLoader, StrictUndefined

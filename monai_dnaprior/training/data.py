@@ -16,7 +16,8 @@ from torch.utils.data import Dataset, DistributedSampler
 from tqdm.auto import tqdm
 
 from ..checks import check_whole
-from ..files.reader import PICTURE_SUFFIXES, all_scans, read_picture, read_volume
+from ..files.names import PICTURE_SUFFIXES
+from ..files.reader import all_scans, read_picture, read_volume
 from ..noise.intensity import intensity_range
 from ..noise.models import NOISES, add_noise
 

@@ -40,7 +40,7 @@ class Objective:
     ) -> Tensor:
         raise TypeError(f"{type(self).__name__} names no loss.")
 
-    def denoised(self, noisy: Tensor, network: Network) -> Tensor:
+    def denoise(self, noisy: Tensor, network: Network) -> Tensor:
         """What the trained network makes of noisy images (B, C, H, W)."""
         return network(noisy)[:, : noisy.shape[1]]
 
@@ -229,7 +229,7 @@ class Blind2Unblind(Objective):
         difference = blind(noisy, network) - noisy
         return self.blind_weight * sum_squares(difference) + sum_squares(difference + weight * (visible - noisy))
 
-    def denoised(self, noisy: Tensor, network: Network) -> Tensor:
+    def denoise(self, noisy: Tensor, network: Network) -> Tensor:
         return (blind(noisy, network) + self.last_weight * network(noisy)) / (1 + self.last_weight)
 
 

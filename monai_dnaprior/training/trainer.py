@@ -21,13 +21,14 @@ from monai.utils import CommonKeys
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ..compare.figures import Panel, busiest_window, draw_grid
 from ..fitting.devices import check_precision, convolving
 from ..noise.metrics import decibels
 from .data import SEED_OF_NUMBER
 from .objectives import Objective
 from .unet import DenoisingUNet
 from .weights import TrainedNetwork, load_weights, save_weights
+
+MOST_ROWS = 4  # of the picture
 
 
 class DenoisingTrainer(SupervisedTrainer):
@@ -71,8 +72,8 @@ class DenoisingTrainer(SupervisedTrainer):
         )
         self.seed, self.precision = seed, precision
 
-    def passed(self, images: Tensor) -> Tensor:
-        """What the network makes of them."""
+    def apply_network(self, images: Tensor) -> Tensor:
+        """What the network makes of images."""
         with convolving(self.precision, images.device):
             return self.inferer(images, network=self.network)
 
@@ -85,7 +86,7 @@ class DenoisingTrainer(SupervisedTrainer):
         self.optimizer.zero_grad()
         loss = self.loss_function(
             noisy,
-            self.passed,
+            self.apply_network,
             target=target,
             progress=step / (engine.state.max_epochs * engine.state.epoch_length),
             generator=generator,
@@ -115,7 +116,7 @@ def initial_network(
         return DenoisingUNet(heads=heads, features=features, residual_units=residual_units, seed=seed)
     network = copy.deepcopy(load_weights(weights).network)
     if network.configuration["heads"] != heads:
-        raise ValueError(f"weights={str(weights)!r} put out {network.configuration['heads']} images, not {heads}.")
+        raise ValueError(f"weights={str(weights)!r} output {network.configuration['heads']} images, not {heads}.")
     return network.train().requires_grad_(True)
 
 
@@ -129,13 +130,13 @@ def plateau_then_linear(step: int, *, steps: int, plateau: float = 0.5) -> float
 
 
 class TrainingLog:
-    """A MONAI handler that writes, after every epoch, a line of ``log.csv`` and, with images to look at, a picture.
+    """A MONAI handler that writes, after every epoch, a line of ``log.csv`` and, with pairs to look at, a picture.
 
     Args:
         folder: where ``log.csv`` and ``validation.png`` go; a training that goes on adds to the log.
         network: what is looked at, for instance the averaged weights.
         objective: says what the network's output means.
-        pairs: noisy and clean images (1, C, H, W): their mean PSNR goes into the log, the first few into the picture.
+        pairs: noisy and clean images (1, C, H, W): their mean PSNR goes into the log, the first four into the picture.
     """
 
     COLUMNS = ("epoch", "step", "learning_rate", "loss", "psnr")
@@ -159,7 +160,7 @@ class TrainingLog:
         self.losses.append(engine.state.output[CommonKeys.LOSS].item())
 
     def write(self, engine: Any) -> None:
-        denoised = self.denoised(engine.state.device)
+        denoised = self.denoise_pairs(engine.state.device)
         qualities = [decibels(image, clean) for image, (_, clean) in zip(denoised, self.pairs, strict=True)]
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / "log.csv"
@@ -175,23 +176,27 @@ class TrainingLog:
         if denoised:
             self.draw(denoised)
 
-    def denoised(self, device: torch.device) -> list[Tensor]:
+    def denoise_pairs(self, device: torch.device) -> list[Tensor]:
         """What the network makes of the noisy images, with its mode as before."""
         training = self.network.training
         self.network.eval()
         with torch.no_grad():
-            images = [self.objective.denoised(noisy.to(device), self.network).cpu() for noisy, _ in self.pairs]
+            images = [self.objective.denoise(noisy.to(device), self.network).cpu() for noisy, _ in self.pairs]
         self.network.train(training)
         return images
 
-    def draw(self, denoised: Sequence[Tensor], rows: int = 4) -> None:
-        panels = []
-        for image, (noisy, clean) in list(zip(denoised, self.pairs, strict=True))[:rows]:
-            window = busiest_window(clean)
-            titles = f"noisy {decibels(noisy, clean):.2f} dB", f"denoised {decibels(image, clean):.2f} dB", "clean"
-            shown = zip(titles, (noisy, image, clean), (None, 0.5 + (noisy - image)[0], None), strict=True)
-            panels.append([Panel(title, whole[0], whole[window][0], removed) for title, whole, removed in shown])
-        draw_grid(panels, self.folder / "validation.png")
+    def draw(self, denoised: Sequence[Tensor]) -> None:
+        """Write the first pairs, one below the other: noisy, denoised, clean, and what was removed on mid-grey."""
+        from skimage.io import imsave
+
+        rows = [
+            torch.cat([noisy, image, clean, 0.5 + noisy - image], -1)[0]
+            for image, (noisy, clean) in list(zip(denoised, self.pairs, strict=True))[:MOST_ROWS]
+        ]
+        width = max(row.shape[-1] for row in rows)
+        picture = torch.cat([nn.functional.pad(row, (0, width - row.shape[-1])).expand(3, -1, -1) for row in rows], -2)
+        pixels = (255 * picture.clamp(0, 1)).round().byte().movedim(0, -1).numpy()
+        imsave(self.folder / "validation.png", pixels, check_contrast=False)
 
 
 class WeightsSaver:

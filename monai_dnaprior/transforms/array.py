@@ -19,9 +19,11 @@ from ..denoisers.result import Record
 from ..files.disk import hash_of
 from ..fitting.devices import computing_device, device_name
 from ..training.weights import SHIPPED
-from .volumes import check_slicing, denoise_volume
+from .signature import takes_parameters_of
+from .volumes import Slicing, check_spread, denoise_volume
 
 RECORDS_KEY = "denoising"
+GIVEN = ("method", "options")  # what a transform of one method gives itself
 
 
 class Denoise(Transform):
@@ -76,11 +78,9 @@ class Denoise(Transform):
         **options: Any,
     ) -> None:
         check_flag(residual=residual, spread=spread)
-        denoiser = create_denoiser(method, **options)  # refuses what is out of range
-        if spread and getattr(denoiser, "restarts", 1) < 2:
-            raise ValueError("spread=True needs a fit that is restarted; set restarts to at least 2.")
+        check_spread(create_denoiser(method, **options), spread)  # which refuses what is out of range
         self.method, self.options = method, options
-        self.slicing = check_slicing(
+        self.slicing = Slicing(
             slice_dim=slice_dim, channel_wise=channel_wise, batch_size=batch_size, rician=rician, progress=progress
         )
         self.device = None if device is None else device_name(device)
@@ -90,14 +90,14 @@ class Denoise(Transform):
         image = convert_to_tensor(img, track_meta=False)
         device = computing_device(self.device or image.device)
         denoiser = create_denoiser(self.method, **self.options)
-        result = denoise_volume(image.to(device), denoiser, **self.slicing)
+        result = denoise_volume(image.to(device), denoiser, self.slicing)
         outputs = [result.image]
         if self.residual:
             denoised = result.image.to(image.device)
             outputs.append(torch.where(image.isfinite(), image.double() - denoised, 0).float())
         if self.spread:
             outputs.append(result.spread)  # type: ignore[arg-type]
-        converted = tuple(like(img, output, result.records) for output in outputs)
+        converted = tuple(convert_like(img, output, result.records) for output in outputs)
         return converted if len(converted) > 1 else converted[0]
 
 
@@ -119,7 +119,7 @@ def records_text(records: list[Record]) -> str:
     return json.dumps([asdict(record) for record in records])
 
 
-def like(img: NdarrayOrTensor, values: torch.Tensor, records: list[Record]) -> Any:
+def convert_like(img: NdarrayOrTensor, values: torch.Tensor, records: list[Record]) -> Any:
     """The values in the container of img, on its device, with its metadata and the records."""
     output = convert_to_dst_type(values, dst=img, dtype=torch.float32)[0]
     if isinstance(output, MetaTensor):
@@ -151,6 +151,7 @@ class DNAPriorDenoise(Denoise):
     torch.Size([1, 32, 32, 2])
     """
 
+    @takes_parameters_of(Denoise, without=GIVEN)
     def __init__(
         self,
         *,
@@ -158,32 +159,17 @@ class DNAPriorDenoise(Denoise):
         steps: int | None = None,
         tv_weight: float | None = None,
         restarts: int | None = None,
-        slice_dim: int = -1,
-        channel_wise: bool = False,
-        batch_size: int = 8,
-        rician: bool = False,
-        device: str | torch.device | None = None,
         seed: int = 0,
-        progress: bool = False,
-        residual: bool = False,
-        spread: bool = False,
+        **others: Any,
     ) -> None:
-        super().__init__(
-            "dna-prior",
-            preset=preset,
-            steps=steps,
-            tv_weight=tv_weight,
-            restarts=restarts,
-            slice_dim=slice_dim,
-            channel_wise=channel_wise,
-            batch_size=batch_size,
-            rician=rician,
-            device=device,
-            seed=seed,
-            progress=progress,
-            residual=residual,
-            spread=spread,
-        )
+        options: dict[str, Any] = {
+            "preset": preset,
+            "steps": steps,
+            "tv_weight": tv_weight,
+            "restarts": restarts,
+            "seed": seed,
+        }
+        super().__init__("dna-prior", **options, **others)
 
 
 class IDDPDenoise(Denoise):
@@ -212,6 +198,7 @@ class IDDPDenoise(Denoise):
     torch.Size([1, 32, 32, 2])
     """
 
+    @takes_parameters_of(Denoise, without=(*GIVEN, "spread"))
     def __init__(
         self,
         *,
@@ -220,32 +207,13 @@ class IDDPDenoise(Denoise):
         tile: int = 512,
         ensemble: bool = False,
         refinements: int = 0,
-        slice_dim: int = -1,
-        channel_wise: bool = False,
-        batch_size: int = 8,
-        rician: bool = False,
-        device: str | torch.device | None = None,
-        progress: bool = False,
-        residual: bool = False,
+        **others: Any,
     ) -> None:
-        super().__init__(
-            "iddp",
-            weights=weights,
-            sha256=pinned(weights, sha256),
-            tile=tile,
-            ensemble=ensemble,
-            refinements=refinements,
-            slice_dim=slice_dim,
-            channel_wise=channel_wise,
-            batch_size=batch_size,
-            rician=rician,
-            device=device,
-            progress=progress,
-            residual=residual,
-        )
+        options: dict[str, Any] = {"weights": weights, "sha256": pin_hash(weights, sha256), "tile": tile}
+        super().__init__("iddp", **options, ensemble=ensemble, refinements=refinements, **others)
 
 
-def pinned(weights: str | None, sha256: str | None) -> str | None:
+def pin_hash(weights: str | None, sha256: str | None) -> str | None:
     """The hash of the weights: with it in a transform's state, a cache never serves what other weights denoised."""
     path = Path(weights or SHIPPED)
     return hash_of(path) if sha256 is None and path.is_file() else sha256

@@ -17,7 +17,8 @@ from ..denoisers.dnaprior import DNAPrior
 from ..denoisers.result import Record, Result
 from ..denoisers.trained import Trained
 from .array import RECORDS_KEY, records_text
-from .volumes import check_slicing, denoise_volume
+from .signature import takes_parameters_of
+from .volumes import Slicing, denoise_volume
 
 logger = logging.getLogger(__name__)
 
@@ -27,33 +28,21 @@ class DenoisingInferer(Inferer):
 
     Args:
         denoiser: is called with ``noisy``, ``slice_indices`` and ``network``.
-        slice_dim, channel_wise, batch_size, rician, progress: see
-        :func:`~monai_dnaprior.transforms.volumes.denoise_volume`.
+        slicing: see :class:`~monai_dnaprior.transforms.volumes.Slicing`.
 
     Call it with ``inputs``, (B, C, H, W) or (B, C, H, W, D), and ``network``. It returns a MetaTensor of the same shape
     and metadata for a MetaTensor, else a tensor.
     """
 
-    def __init__(
-        self,
-        denoiser: Callable[..., Result],
-        *,
-        slice_dim: int = -1,
-        channel_wise: bool = False,
-        batch_size: int = 8,
-        rician: bool = False,
-        progress: bool = False,
-    ) -> None:
+    @takes_parameters_of(Slicing)
+    def __init__(self, denoiser: Callable[..., Result], **slicing: Any) -> None:
         super().__init__()
-        self.denoiser = denoiser
-        self.slicing = check_slicing(
-            slice_dim=slice_dim, channel_wise=channel_wise, batch_size=batch_size, rician=rician, progress=progress
-        )
+        self.denoiser, self.slicing = denoiser, Slicing(**slicing)
 
     def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         denoiser = partial(self.denoiser, network=network)
         plain = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
-        results = [denoise_volume(volume, denoiser, **self.slicing) for volume in plain]
+        results = [denoise_volume(volume, denoiser, self.slicing) for volume in plain]
         output = convert_to_dst_type(
             torch.stack([result.image for result in results]), dst=inputs, dtype=torch.float32
         )[0]
@@ -83,6 +72,7 @@ class DNAPriorInferer(DenoisingInferer):
     torch.Size([1, 1, 32, 32, 2])
     """
 
+    @takes_parameters_of(Slicing)
     def __init__(self, denoiser: DNAPrior | None = None, **slicing: Any) -> None:
         super().__init__(denoiser or DNAPrior(), **slicing)
 
@@ -102,6 +92,7 @@ class IDDPInferer(DenoisingInferer):
     torch.Size([1, 1, 32, 32, 2])
     """
 
+    @takes_parameters_of(Slicing)
     def __init__(self, denoiser: Trained | None = None, **slicing: Any) -> None:
         super().__init__(denoiser or Trained(), **slicing)
 

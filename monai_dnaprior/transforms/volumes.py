@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,28 +18,13 @@ from .out_of_memory import within_memory
 SPATIAL_AXES = 3
 
 
-def denoise_volume(
-    volume: Tensor,
-    denoiser: Denoiser,
-    *,
-    slice_dim: int = -1,
-    channel_wise: bool = False,
-    batch_size: int = 8,
-    rician: bool = False,
-    progress: bool = False,
-) -> Result:
-    r"""Denoise every 2D slice of a volume, in the volume's own units.
-
-    .. math:: \text{denoised} = v - s\,(x - D(x)), \qquad x = (v - o) / s
-
-    where D is the denoiser and the 0.5th and 99.5th percentiles of the volume become 0 and 1. Nothing is clipped, and
-    a slice that D gives back as it came is bit-identical in the result.
+@dataclass(frozen=True, kw_only=True)
+class Slicing:
+    """How a volume is cut into 2D slices, and how these are handed to a denoiser.
 
     Args:
-        volume: (C, H, W) or (C, H, W, D), real numbers of any type and units. NaN and infinite voxels are hidden
-            from the denoiser and come out as they are.
-        denoiser: see :class:`~monai_dnaprior.denoisers.result.Denoiser`.
-        slice_dim: the spatial axis, from -3 to 2, along which a volume is cut into slices; a 2D image is one slice.
+        slice_dim: the spatial axis, from -3 to 2, along which a volume is cut; -1 is axial for volumes as MONAI loads
+            them. A 2D image is one slice.
         channel_wise: treat every channel as a volume of its own, with its own range of intensities (modalities, time
             points); otherwise the channels of a slice are denoised together (RGB).
         batch_size: how many slices the denoiser is handed at once. The result does not depend on it, on an
@@ -49,22 +33,79 @@ def denoise_volume(
             :func:`~monai_dnaprior.noise.rician.without_rician_bias`.
         progress: show a progress bar.
 
+    >>> Slicing(slice_dim=3)
+    Traceback (most recent call last):
+    ValueError: slice_dim=3 is no spatial axis; choose one of -3 to 2 (-1 is the last).
+    """
+
+    slice_dim: int = -1
+    channel_wise: bool = False
+    batch_size: int = 8
+    rician: bool = False
+    progress: bool = False
+
+    def __post_init__(self) -> None:
+        if not is_whole(self.slice_dim) or not -SPATIAL_AXES <= self.slice_dim < SPATIAL_AXES:
+            raise ValueError(f"slice_dim={self.slice_dim} is no spatial axis; choose one of -3 to 2 (-1 is the last).")
+        check_whole(1, batch_size=self.batch_size)
+        check_flag(channel_wise=self.channel_wise, rician=self.rician, progress=self.progress)
+
+    @property
+    def axis(self) -> int:
+        """The axis of an array with channels in front."""
+        return self.slice_dim + 1 if self.slice_dim >= 0 else self.slice_dim
+
+    def depth(self, shape: Sequence[int]) -> int:
+        """How many slices lie behind each other in a volume (C, H, W, D), or an image (C, H, W)."""
+        return 1 if len(shape) == SPATIAL_AXES else shape[self.axis]
+
+    def count(self, shape: Sequence[int]) -> int:
+        """How many slices are denoised, channel after channel where each is a volume of its own."""
+        return self.depth(shape) * (shape[0] if self.channel_wise else 1)
+
+    def place(self, ndim: int, channels: slice, slices: slice) -> tuple[slice, ...]:
+        """The index of some slices of some channels in a volume of so many axes; an image is one slice."""
+        place = [channels, *[slice(None)] * (ndim - 1)]
+        if ndim > SPATIAL_AXES:
+            place[self.axis] = slices
+        return tuple(place)
+
+    def cut(self, volume: Tensor) -> Tensor:
+        """The slices of a volume (C, H, W, D), or of an image (C, H, W), as (B, C, H, W), sharing its memory."""
+        return volume[None] if volume.ndim == SPATIAL_AXES else volume.movedim(self.axis, 0)
+
+    def join(self, slices: Tensor, ndim: int) -> Tensor:
+        """The volume, or the image, of so many axes that was cut into these slices."""
+        return slices[0] if ndim == SPATIAL_AXES else slices.movedim(0, self.axis)
+
+
+def denoise_volume(volume: Tensor, denoiser: Denoiser, slicing: Slicing | None = None) -> Result:
+    r"""Denoise every 2D slice of a volume, in the volume's own units.
+
+    Intensities are scaled so that the 0.5th and 99.5th percentiles of the volume become 0 and 1, and what the
+    denoiser D takes away is scaled back and subtracted:
+
+    .. math:: \text{denoised} = v - s\,(x - D(x)), \qquad x = (v - o) / s
+
+    Nothing is clipped, and a slice that D gives back as it came is bit-identical in the result.
+
+    Args:
+        volume: (C, H, W) or (C, H, W, D), real numbers of any type and units. NaN and infinite voxels are hidden
+            from the denoiser and come out as they are.
+        denoiser: see :class:`~monai_dnaprior.denoisers.result.Denoiser`.
+        slicing: how the volume is cut; None for the defaults of :class:`Slicing`.
+
     Returns:
         the denoised volume, float32, on the same device; the records in the order of the slices (channel after channel
         if ``channel_wise``); and, in the volume's units and 0 where nothing was seen, the spread that a denoiser gives.
     """
+    slicing = slicing or Slicing()
     check_volume(volume)
     image, spread = torch.empty(volume.shape, dtype=torch.float32, device=volume.device), None
     records: list[Record] = []
-    options: dict[str, Any] = {
-        "slice_dim": slice_dim,
-        "channel_wise": channel_wise,
-        "batch_size": batch_size,
-        "rician": rician,
-    }
-    with tqdm(total=slice_count(volume, slice_dim, channel_wise), unit="slice", disable=not progress) as bar:
-        for part in denoised_parts(volume, denoiser, **options):
-            image[part.place] = (volume[part.place].double() - part.removed).float()
+    with tqdm(total=slicing.count(volume.shape), unit="slice", disable=not slicing.progress) as bar:
+        for part in denoise_parts(volume, denoiser, slicing):
+            image[part.place] = (volume[part.place].double() - part.residual).float()
             if part.spread is not None:
                 spread = torch.zeros_like(image) if spread is None else spread
                 spread[part.place] = part.spread
@@ -80,7 +121,7 @@ class Part:
     Attributes:
         indices: their numbers, from 0; channel after channel where each is a volume of its own.
         place: where they are in the volume.
-        removed: what the denoiser takes away there, float64, in the volume's units; 0 where nothing is seen.
+        residual: input minus output there, float64, in the volume's units; 0 where nothing is seen.
         spread: that the denoiser gives, in the volume's units, if it does.
         records: one a slice.
         span: what 1 in the records' units is in the volume's.
@@ -88,49 +129,39 @@ class Part:
 
     indices: range
     place: tuple[slice, ...]
-    removed: Tensor
+    residual: Tensor
     spread: Tensor | None
     records: list[Record]
     span: float
 
 
-def denoised_parts(
-    volume: Tensor,
-    denoiser: Denoiser,
-    *,
-    slice_dim: int = -1,
-    channel_wise: bool = False,
-    batch_size: int = 8,
-    rician: bool = False,
-    done: Container[int] = (),
-) -> Iterator[Part]:
+def denoise_parts(volume: Tensor, denoiser: Denoiser, slicing: Slicing, *, done: Container[int] = ()) -> Iterator[Part]:
     """What :func:`denoise_volume` takes from a volume, part by part, without the slices that are done."""
     check_volume(volume)
-    check_slicing(slice_dim=slice_dim, batch_size=batch_size, channel_wise=channel_wise, rician=rician)
-    if rician:
+    if slicing.rician:
         check_magnitudes(volume)
-    volume = volume.detach()
-    axis = slice_dim + 1 if slice_dim >= 0 else slice_dim
-    depth = slice_count(volume, slice_dim)
-    for number in range(len(volume) if channel_wise else 1):
-        channels = slice(number, number + 1) if channel_wise else slice(None)
+    volume, depth = volume.detach(), slicing.depth(volume.shape)
+    for number in range(len(volume) if slicing.channel_wise else 1):
+        channels = slice(number, number + 1) if slicing.channel_wise else slice(None)
         offset, span = intensity_range(volume[channels])
-        for indices in batches(range(number * depth, (number + 1) * depth), batch_size, done):
-            start, stop = indices.start - number * depth, indices.stop - number * depth
-            place = place_of(volume, channels, axis, slice(start, stop))
-            batch = cut(volume[place], axis)
-            noisy = ((batch.double() - offset) / span).float()
+        first = number * depth
+        for indices in batches(range(first, first + depth), slicing.batch_size, done):
+            place = slicing.place(volume.ndim, channels, slice(indices.start - first, indices.stop - first))
+            noisy = ((slicing.cut(volume[place]).double() - offset) / span).float()
             visible = noisy.isfinite()
             noisy = torch.where(visible, noisy, 0)
             result = within_memory(denoiser, noisy, indices)
-            result = unbiased(noisy, result, offset / span) if rician else result
-            removed = torch.where(visible, span * (noisy.double() - result.image.double()), 0)
-            spread = (
-                None
-                if result.spread is None
-                else joined(torch.where(visible, span * result.spread, 0), axis, volume.ndim)
+            result = remove_rician_bias(noisy, result, offset / span) if slicing.rician else result
+            residual = torch.where(visible, span * (noisy.double() - result.image.double()), 0)
+            spread = None if result.spread is None else torch.where(visible, span * result.spread, 0)
+            yield Part(
+                indices,
+                place,
+                slicing.join(residual, volume.ndim),
+                None if spread is None else slicing.join(spread, volume.ndim),
+                result.records,
+                span,
             )
-            yield Part(indices, place, joined(removed, axis, volume.ndim), spread, result.records, span)
 
 
 def batches(indices: range, batch_size: int, done: Container[int]) -> Iterator[range]:
@@ -150,7 +181,7 @@ def batches(indices: range, batch_size: int, done: Container[int]) -> Iterator[r
             start = index + 1
 
 
-def unbiased(noisy: Tensor, result: Result, zero: float) -> Result:
+def remove_rician_bias(noisy: Tensor, result: Result, zero: float) -> Result:
     """The result without the bias of Rician noise, where a magnitude of 0 has the value -zero in noisy images."""
     image, sigmas = without_rician_bias(noisy + zero, result.image + zero)
     treated = [record.stop_reason not in UNTREATED for record in result.records]
@@ -160,30 +191,6 @@ def unbiased(noisy: Tensor, result: Result, zero: float) -> Result:
         for record, sigma, one in zip(result.records, sigmas, treated, strict=True)
     ]
     return replace(result, image=image, records=records)
-
-
-def slice_count(volume: Tensor, slice_dim: int, channel_wise: bool = False) -> int:
-    """How many slices there are in a volume (C, H, W, D), or an image (C, H, W)."""
-    depth = 1 if volume.ndim == 3 else volume.shape[1:][slice_dim]
-    return depth * len(volume) if channel_wise else depth
-
-
-def place_of(volume: Tensor, channels: slice, axis: int, slices: slice) -> tuple[slice, ...]:
-    """The index of some slices along an axis of a volume; an image is one slice."""
-    place = [channels, *[slice(None)] * (volume.ndim - 1)]
-    if volume.ndim > SPATIAL_AXES:
-        place[axis] = slices
-    return tuple(place)
-
-
-def joined(slices: Tensor, axis: int, ndim: int) -> Tensor:
-    """The way back from :func:`cut`."""
-    return slices[0] if ndim == SPATIAL_AXES else slices.movedim(0, axis)
-
-
-def cut(volume: Tensor, axis: int) -> Tensor:
-    """The slices of a volume (C, H, W, D), or of an image (C, H, W), as (B, C, H, W), sharing its memory."""
-    return volume[None] if volume.ndim == 3 else volume.movedim(axis, 0)
 
 
 def check_volume(volume: Tensor) -> None:
@@ -207,10 +214,7 @@ def check_magnitudes(volume: Tensor) -> None:
         raise ValueError(f"rician=True is for magnitudes (MR), but the least value is {values.min():g}; leave it out.")
 
 
-def check_slicing(*, slice_dim: int, batch_size: int, **flags: bool) -> dict[str, Any]:
-    """All of them, if a volume can be cut that way; what is wrong is refused by name."""
-    if not is_whole(slice_dim) or not -SPATIAL_AXES <= slice_dim < SPATIAL_AXES:
-        raise ValueError(f"slice_dim={slice_dim} is no spatial axis; choose one of -3 to 2 (-1 is the last).")
-    check_whole(1, batch_size=batch_size)
-    check_flag(**flags)
-    return {"slice_dim": slice_dim, "batch_size": batch_size, **flags}
+def check_spread(denoiser: Denoiser, wanted: bool) -> None:
+    """Refuse to give the spread over restarts of what is not restarted."""
+    if wanted and getattr(denoiser, "restarts", 1) < 2:
+        raise ValueError("spread=True needs a fit that is restarted; set the option restarts to at least 2.")

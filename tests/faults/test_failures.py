@@ -17,13 +17,14 @@ from torch import Tensor
 
 from monai_dnaprior import create_denoiser
 from monai_dnaprior.__main__ import main
-from monai_dnaprior.cohort.all_scans import Row, denoise_all
+from monai_dnaprior.cohort.all_scans import denoise_all
+from monai_dnaprior.cohort.task import ScanRow
 from monai_dnaprior.denoisers import dnaprior as priors
 from monai_dnaprior.denoisers.result import Denoiser, Record, Result
 from monai_dnaprior.files.scan import Caps
 from monai_dnaprior.noise.intensity import intensity_range
 from monai_dnaprior.transforms.out_of_memory import within_memory
-from monai_dnaprior.transforms.volumes import denoise_volume
+from monai_dnaprior.transforms.volumes import Slicing, denoise_volume
 
 FIT = {"method": "dna-prior", "options": {**SHORT, "seed": 3}}
 FAULTS = {"memory": "F8", "fails": "F9", "bad_cases": "F10", "size": "F11"}
@@ -65,7 +66,7 @@ def test_with_little_memory_a_batch_is_halved(room: int) -> None:
     volume = torch.rand(1, 16, 16, 7, generator=torch.Generator().manual_seed(0))
     denoiser = create_denoiser("dna-prior", **SHORT)
     small = Small(denoiser, room)
-    expected, found = (denoise_volume(volume, one, batch_size=7) for one in (denoiser, small))
+    expected, found = (denoise_volume(volume, one, Slicing(batch_size=7)) for one in (denoiser, small))
     assert torch.equal(found.image, expected.image)
     assert [record.seed for record in found.records] == [record.seed for record in expected.records]
     for record in found.records:
@@ -83,7 +84,7 @@ def test_with_little_memory_a_batch_is_halved(room: int) -> None:
 )
 def test_memory_is_short_in_many_words(error: Exception) -> None:
     small = Small(create_denoiser("identity"), 2, error)
-    found = denoise_volume(torch.rand(1, 8, 8, 4), small, batch_size=4)
+    found = denoise_volume(torch.rand(1, 8, 8, 4), small, Slicing(batch_size=4))
     assert small.batches == [4, 2, 2]
     assert all("out of memory" in record.warnings[-1] for record in found.records)
 
@@ -200,7 +201,7 @@ def test_bad_cases_stop_no_others(tmp_path: Path, capsys: pytest.CaptureFixture,
     broken[2].write_bytes(b"no scan")
     rows = list(denoise_all(tmp_path / "in", tmp_path / "out", caps=Caps(), **FIT))
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text(encoding="utf-8"))
-    assert [Row(**{**row, "warnings": tuple(row["warnings"])}) for row in manifest] == rows
+    assert [ScanRow(**{**row, "warnings": tuple(row["warnings"])}) for row in manifest] == rows
     assert len(rows) == count
     assert [row.source for row in rows if row.exit_code == 4] == [str(path) for path in broken]
     sound = [row for row in rows if row.status == "denoised"]

@@ -15,7 +15,7 @@ from pydicom.uid import RTStructureSetStorage, generate_uid
 
 from monai_dnaprior.files.dicom import read_dicom
 from monai_dnaprior.files.discovery import find_sources
-from monai_dnaprior.files.preflight import rehearse
+from monai_dnaprior.files.preflight import preflight
 from monai_dnaprior.files.scan import Caps, ScanError
 
 UNSUPPORTED, CORRUPT = 2, 4
@@ -131,7 +131,7 @@ def test_headers_of_mutants_are_read_or_refused(tmp_path: Path, record_property:
     count, generator = tries(200, 6000), np.random.default_rng(2)
     record_property("tried", count)
     mutants = (mutant(shipped(MUTATED[index % len(MUTATED)]), generator) for index in range(count))
-    assert {fate_of(tmp_path, content, rehearsed=False) for content in mutants} == {"read", "refused"}
+    assert {fate_of(tmp_path, content, checked_before=False) for content in mutants} == {"read", "refused"}
 
 
 @pytest.mark.skipif(not FULL, reason="a mutant that is read takes the command six seconds")
@@ -157,7 +157,7 @@ def mutant(content: bytes, generator: np.random.Generator) -> bytes:
     return bytes(changed)
 
 
-def fate_of(folder: Path, content: bytes, *, rehearsed: bool = True) -> str:
+def fate_of(folder: Path, content: bytes, *, checked_before: bool = True) -> str:
     """Whether a file is read or refused, with one line and nothing left behind."""
     path = folder / "scan.dcm"
     path.write_bytes(content)
@@ -165,8 +165,8 @@ def fate_of(folder: Path, content: bytes, *, rehearsed: bool = True) -> str:
         sources, errors = find_sources(path)
         for error in errors:
             raise error
-        if rehearsed:
-            rehearse(sources[0], Caps())
+        if checked_before:
+            preflight(sources[0], Caps())
     except ScanError as error:
         refusal = error
     else:

@@ -14,7 +14,8 @@ import SimpleITK
 from conftest import NIBABEL_DATA
 from made import axial, write_series
 
-from monai_dnaprior.cohort.all_scans import Row, denoise_all
+from monai_dnaprior.cohort.all_scans import denoise_all
+from monai_dnaprior.cohort.task import ScanRow
 from monai_dnaprior.files.dicom import read_dicom
 from monai_dnaprior.files.nifti import read_nifti
 from monai_dnaprior.files.scan import Caps, Scan
@@ -42,7 +43,7 @@ def fault(request: pytest.FixtureRequest, record_property: Any) -> None:
     record_property("fault", "F12" if request.node.originalname.startswith("test_numbers") else "F4")
 
 
-def identity(path: Path, output: Path, **settings: Any) -> Row:
+def identity(path: Path, output: Path, **settings: Any) -> ScanRow:
     (row,) = denoise_all(path, output, caps=Caps(), method="identity", **settings)
     return row
 
@@ -119,7 +120,7 @@ def test_numbers_change_by_what_was_removed_and_never_wrap(kind: str, slope: flo
     rng = np.random.default_rng(1)
     removed = rng.normal(0, 300, scan.stored.shape) * abs(slope)
     removed[(rng.random(removed.shape) < 0.3) | ~np.isfinite(scan.values())] = 0
-    stored, clipped = scan.without(removed, tuple(slice(None) for _ in removed.shape))
+    stored, clipped = scan.subtract(removed, tuple(slice(None) for _ in removed.shape))
     assert stored.dtype == scan.stored.dtype
     assert np.array_equal(stored[removed == 0], scan.stored[removed == 0])
     native, step = scan.stored.astype(np.longdouble), 0.5 + 1e-6
@@ -162,7 +163,7 @@ def test_numbers_of_12_bits_stay_in_12_bits_and_off_the_padding(tmp_path: Path) 
     assert np.array_equal(scan.valid, scan.stored != 0)
     assert np.array_equal(np.isnan(scan.values()), scan.stored == 0)
     removed = np.where(scan.valid, 5000 * np.random.default_rng(1).standard_normal(scan.stored.shape), 0)
-    stored, clipped = scan.without(removed, tuple(slice(None) for _ in removed.shape))
+    stored, clipped = scan.subtract(removed, tuple(slice(None) for _ in removed.shape))
     assert np.array_equal(stored == 0, scan.stored == 0)
     assert stored[scan.valid].min() == 1
     assert stored.max() == 4095

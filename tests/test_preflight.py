@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from conftest import NIBABEL_DATA
 
-from monai_dnaprior.files import preflight as rehearsal
+from monai_dnaprior.files import preflight as module
 from monai_dnaprior.files.discovery import Source, find_sources
-from monai_dnaprior.files.preflight import rehearse
+from monai_dnaprior.files.preflight import preflight
 from monai_dnaprior.files.scan import Caps, CorruptScan
 
 
@@ -36,17 +36,18 @@ def stand_in(path: Path, script: str) -> str:
 def test_a_reader_that_crashes_or_hangs_is_a_refusal(
     source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, reason: str
 ) -> None:
-    monkeypatch.setattr(rehearsal.sys, "executable", stand_in(tmp_path / "python", script))
+    monkeypatch.setattr(module.sys, "executable", stand_in(tmp_path / "python", script))
+    monkeypatch.setattr(module, "TIMEOUT", 1)
     with pytest.raises(CorruptScan) as refused:
-        rehearse(source, Caps(), timeout=1)
+        preflight(source, Caps())
     assert refused.value.reason == reason
 
 
 def test_a_sound_scan_passes_and_leaves_nothing(
     source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rehearsal.tempfile, "tempdir", str(tmp_path))
-    rehearse(source, Caps())
+    monkeypatch.setattr(module.tempfile, "tempdir", str(tmp_path))
+    preflight(source, Caps())
     assert not list(tmp_path.iterdir())
 
 
@@ -57,7 +58,7 @@ def test_modules_of_the_working_directory_are_not_imported(
         f"import os\nos.mkdir({str(tmp_path / 'imported')!r})\nos._exit(7)\n", encoding="utf-8"
     )
     monkeypatch.chdir(tmp_path)
-    rehearse(source, Caps())
+    preflight(source, Caps())
     assert not (tmp_path / "imported").exists()
 
 
@@ -79,7 +80,7 @@ except MemoryError:
 
 def test_errors_of_the_system_are_not_blamed_on_the_scan(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
     answer = {"errno": 28}
-    finished = subprocess.CompletedProcess([], 0, stdout=rehearsal.json.dumps(answer), stderr="")
-    monkeypatch.setattr(rehearsal.subprocess, "run", lambda *_, **__: finished)
+    finished = subprocess.CompletedProcess([], 0, stdout=module.json.dumps(answer), stderr="")
+    monkeypatch.setattr(module.subprocess, "run", lambda *_, **__: finished)
     with pytest.raises(OSError, match="No space left on device"):
-        rehearse(source, Caps())
+        preflight(source, Caps())

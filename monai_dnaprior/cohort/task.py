@@ -1,0 +1,92 @@
+"""One scan among many: what is to be done with it, and what became of it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..files.discovery import Source
+from ..files.preflight import preflight
+from ..files.scan import Caps, ScanError
+
+if TYPE_CHECKING:
+    from .one_scan import ScanJob
+
+FAILED, SOME_BAD = 1, 8
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ScanRow:
+    """What became of one scan.
+
+    Attributes:
+        source, output: its file or folder, and that of the result, if there is one.
+        status: ``denoised``, ``refused`` (not treated) or ``failed`` (the output could not be made).
+        exit_code: 0; 2 unsupported, 4 corrupt, 1 failed; 8 denoised, but some slices could not be and are the input's.
+        reason: in one line, where the exit code is not 0.
+        slices, warnings: of the result.
+    """
+
+    source: str
+    output: str | None
+    status: str
+    exit_code: int = 0
+    reason: str = ""
+    slices: int = 0
+    warnings: tuple[str, ...] = ()
+
+    @classmethod
+    def of_error(cls, source: Source, error: Exception) -> ScanRow:
+        """Why there is no result, in one line."""
+        if isinstance(error, ScanError):
+            return cls(source.label, None, "refused", error.exit_code, str(error))
+        logger.debug("%s could not be denoised", source.label, exc_info=error)
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        return cls.failed(source, reason.splitlines()[0])
+
+    @classmethod
+    def failed(cls, source: Source, reason: str) -> ScanRow:
+        return cls(source.label, None, "failed", FAILED, f"{source.label}: could not be denoised: {reason}")
+
+
+@dataclass(frozen=True)
+class ScanTask:
+    """One scan to denoise; the settings are those of :class:`~monai_dnaprior.cohort.settings.Settings`."""
+
+    source: Source
+    output: Path
+    caps: Caps
+    settings: Mapping[str, Any]
+    progress: bool = False
+
+    def job(self) -> ScanJob:
+        """The scan with its settings; what is wrong with these is wrong for every scan."""
+        from .one_scan import ScanJob  # takes seconds, for which a scan that is refused need not wait
+        from .settings import Settings
+
+        return ScanJob(self.source, self.output, Settings(caps=self.caps, **self.settings))
+
+    def run(self) -> ScanRow:
+        """Check that the scan can be read, denoise it, and tell what became of it."""
+        try:
+            preflight(self.source, self.caps)
+        except (ScanError, OSError) as error:
+            return ScanRow.of_error(self.source, error)
+        return self.denoise()
+
+    def denoise(self) -> ScanRow:
+        """Denoise a scan that can be read, and tell what became of it."""
+        job, label = self.job(), self.source.label
+        try:
+            report = job.run(progress=self.progress)
+        except Exception as error:  # whatever it is, it must not end the other scans
+            return ScanRow.of_error(self.source, error)
+        count, warnings = len(report["slices"]), tuple(report["warnings"])
+        if not report["fallbacks"]:
+            return ScanRow(label, str(self.output), "denoised", 0, "", count, warnings)
+        reason = f"{label}: {report['fallbacks']} of {count} slices could not be denoised and are the input's"
+        return ScanRow(label, str(self.output), "denoised", SOME_BAD, reason, count, warnings)
