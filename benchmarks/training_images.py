@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from monai_dnaprior.files.names import PICTURE_SUFFIXES, read_picture
+from monai_dnaprior.files.names import PICTURE_SUFFIXES
+from monai_dnaprior.files.reader import read_picture
 from monai_dnaprior.noise.intensity import intensity_range
 
 
