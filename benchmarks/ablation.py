@@ -16,7 +16,7 @@ from monai_dnaprior.denoisers.dnaprior import TV_WEIGHT_PER_SIGMA, DNAPrior
 from monai_dnaprior.denoisers.nonlocal_bayes import refine
 from monai_dnaprior.denoisers.registry import create_denoiser
 from monai_dnaprior.noise.estimate import estimate_sigma
-from monai_dnaprior.noise.metrics import decibels
+from monai_dnaprior.noise.metrics import psnr
 
 SIGMA = 25
 VARIANTS = {
@@ -76,7 +76,7 @@ def guided(case: Case, guide: str) -> object:
 
 def measure(cases: dict[str, Case], denoise: Callable[[Case], object]) -> dict[str, float]:
     """PSNR on every image, and their mean."""
-    quality = {name: decibels(denoise(case), case.clean) for name, case in cases.items()}  # type: ignore[arg-type]
+    quality = {name: psnr(denoise(case), case.clean) for name, case in cases.items()}  # type: ignore[arg-type]
     quality["mean"] = float(np.mean([*quality.values()]))
     return {name: round(value, 2) for name, value in quality.items()}
 

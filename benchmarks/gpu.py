@@ -23,7 +23,7 @@ from monai_dnaprior.denoisers.dip import DeepImagePrior
 from monai_dnaprior.denoisers.dnaprior import DNAPrior
 from monai_dnaprior.denoisers.result import Result
 from monai_dnaprior.fitting.devices import PRECISIONS
-from monai_dnaprior.noise.metrics import decibels
+from monai_dnaprior.noise.metrics import psnr
 from monai_dnaprior.noise.models import add_noise
 from monai_dnaprior.transforms.volumes import Slicing, denoise_parts, denoise_volume
 
@@ -55,8 +55,8 @@ def measure(
         here, seconds = timed(lambda denoiser=denoiser: denoiser(noisy.to(device)))  # type: ignore[misc]
         again, there = denoiser(noisy.to(device)), denoiser(noisy)
         rows[preset] = {
-            "psnr": round(decibels(here.image.cpu(), clean), 2),
-            "psnr on the CPU": round(decibels(there.image, clean), 2),
+            "psnr": round(psnr(here.image.cpu(), clean), 2),
+            "psnr on the CPU": round(psnr(there.image, clean), 2),
             "steps": here.records[0].steps,
             "same bits twice": torch.equal(here.image, again.image),
             "seconds": round(seconds, 2),
@@ -67,7 +67,7 @@ def measure(
     second = denoise_volume(volume[None].to(device), prior, Slicing(batch_size=BATCH))
     (one,) = denoise_parts(volume[None], prior, Slicing(), done=range(1, slices))  # the first slice, on the CPU
     on_cpu = volume[None, ..., :1] - one.residual
-    here_psnr, there_psnr = (round(decibels(image[..., 0].cpu()[None], clean), 2) for image in (first.image, on_cpu))
+    here_psnr, there_psnr = (round(psnr(image[..., 0].cpu()[None], clean), 2) for image in (first.image, on_cpu))
     return {
         "device": torch.cuda.get_device_name() if device == "cuda" else device,
         "side": side,
@@ -87,12 +87,12 @@ def against_the_reference(device: str, clean: Tensor, slices: int, options: dict
     """PSNR and seconds a slice of the reference, and of the preset ``paper`` for so many slices in one pass."""
     noisy = torch.cat([add_noise(clean, "gaussian:25", seed=seed) for seed in range(slices)]).to(device)
     reference, seconds = timed(lambda: DeepImagePrior(**options)(noisy[:1]))
-    rows = {"reference": {"psnr": round(decibels(reference.image.cpu(), clean), 2), "seconds": round(seconds, 2)}}
+    rows = {"reference": {"psnr": round(psnr(reference.image.cpu(), clean), 2), "seconds": round(seconds, 2)}}
     for precision in PRECISIONS:
         prior = DNAPrior.from_preset("paper", precision=precision, **options)
         result, whole = timed(lambda prior=prior: prior(noisy))  # type: ignore[misc]
         rows[f"paper, {precision}, {slices} slices"] = {
-            "psnr": round(decibels(result.image[:1].cpu(), clean), 2),
+            "psnr": round(psnr(result.image[:1].cpu(), clean), 2),
             "seconds": round(whole / slices, 2),
             "times faster": round(seconds * slices / whole, 1),
         }

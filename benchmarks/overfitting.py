@@ -23,7 +23,7 @@ from monai_dnaprior.denoisers.skip_prior import sigmoid_range
 from monai_dnaprior.fitting.devices import PRECISIONS
 from monai_dnaprior.fitting.fit import CHECK_EVERY
 from monai_dnaprior.fitting.stopping import MovingVariance
-from monai_dnaprior.noise.metrics import decibels
+from monai_dnaprior.noise.metrics import psnr
 
 PATIENCE = 40  # checks
 METHODS = "dip,dip-tv,dna-prior-paper,wire,ds-n2n,self2self"
@@ -61,18 +61,18 @@ def measure(case: Case, label: str, name: str, options: dict[str, Any], *, early
     rule, qualities, stops = MovingVariance(), list[float](), list[int]()
 
     def check(residual: float, estimate: Tensor, average: Tensor) -> str | None:
-        qualities.append(decibels(average.cpu() * span + offset, clean))
+        qualities.append(psnr(average.cpu() * span + offset, clean))
         if not stops and rule(residual, estimate, average):
             stops.append(len(qualities))
         return "behind" if early and stops and len(qualities) - best_check(qualities) >= PATIENCE else None
 
     result = replace(denoiser, stopping=lambda: check)(noisy.to(device))
-    last = f"{decibels(result.image.cpu(), clean):.2f} ({result.records[0].steps})"
+    last = f"{psnr(result.image.cpu(), clean):.2f} ({result.records[0].steps})"
     best = best_check(qualities)
     return {
         "image": case.name,
         "method": label,
-        "noisy": round(decibels(noisy, clean), 2),
+        "noisy": round(psnr(noisy, clean), 2),
         "last step": "" if result.records[0].stop_reason == "behind" else last,
         "variance": f"{qualities[stops[0] - 1]:.2f} ({stops[0] * CHECK_EVERY})" if stops else "",
         "oracle": f"{qualities[best - 1]:.2f} ({best * CHECK_EVERY})",

@@ -12,7 +12,7 @@ from publish import publish
 
 from monai_dnaprior import create_denoiser
 from monai_dnaprior.compare.table import markdown_table
-from monai_dnaprior.noise.metrics import decibels
+from monai_dnaprior.noise.metrics import psnr
 from monai_dnaprior.noise.models import add_noise
 
 VOLUME = Path(nibabel.__file__).parent / "tests" / "data" / "example4d.nii.gz"
@@ -44,8 +44,8 @@ def measure(sigma: int) -> dict[str, float | int | str]:
     return {
         "sigma": sigma,
         "estimated_sigma": round(255 * record.sigma, 1),
-        "noisy": round(decibels(noisy, clean), 2),
-        "denoised": round(decibels(result.image, clean), 2),
+        "noisy": round(psnr(noisy, clean), 2),
+        "denoised": round(psnr(result.image, clean), 2),
         "steps": record.steps,
         "stop_reason": record.stop_reason,
         "seconds": round(record.seconds, 1),

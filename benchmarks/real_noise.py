@@ -10,7 +10,7 @@ from publish import publish
 from table1 import METHODS, merged, method
 
 from monai_dnaprior.compare.cases import load_cases
-from monai_dnaprior.compare.run import compare, decibels
+from monai_dnaprior.compare.run import compare, psnr
 from monai_dnaprior.compare.table import Row, markdown_table
 
 GROUPS = {"fluorescence": "fmd_*_noisy.png", "mri": "*_noisy.png", "ct": "*_noisy.png"}
@@ -28,7 +28,7 @@ def main() -> None:
         for noisy in sorted((options.data / group).glob(GROUPS[group])):
             (case,) = load_cases([noisy], references=[str(noisy).replace("_noisy", "_clean")])
             assert case.clean is not None
-            rows.append(Row(case.name, "noisy", psnr=round(decibels(case.noisy, case.clean), 2)))
+            rows.append(Row(case.name, "noisy", psnr=round(psnr(case.noisy, case.clean), 2)))
             methods = {label: method(label, 0) for label in options.methods.split(",")}
             rows += compare([case], methods, options.output / case.name)
             cells = merged(rows, "real_noise")

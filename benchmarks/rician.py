@@ -11,7 +11,7 @@ from table1 import CROPS, HELD_OUT, SIGMAS, Crops, make_case
 
 from monai_dnaprior.compare.table import markdown_table
 from monai_dnaprior.denoisers.registry import create_denoiser
-from monai_dnaprior.noise.metrics import decibels
+from monai_dnaprior.noise.metrics import psnr
 from monai_dnaprior.noise.models import add_noise
 from monai_dnaprior.transforms.volumes import Slicing, denoise_volume
 
@@ -42,9 +42,9 @@ def measure(data: Path, crops: Crops, sigma: int, method: str) -> dict[str, Any]
     return {
         "σ": sigma,
         "method": method,
-        "noisy": round(decibels(noisy, clean), 2),
-        "denoised": round(decibels(plain.image[None], clean), 2),
-        "rician=True": round(decibels(corrected.image[None], clean), 2),
+        "noisy": round(psnr(noisy, clean), 2),
+        "denoised": round(psnr(plain.image[None], clean), 2),
+        "rician=True": round(psnr(corrected.image[None], clean), 2),
     }
 
 

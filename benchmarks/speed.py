@@ -28,7 +28,7 @@ from monai_dnaprior.fitting.devices import PRECISIONS, convolving
 from monai_dnaprior.fitting.fit import GeneratorObjective
 from monai_dnaprior.fitting.threads import single_threaded_pool
 from monai_dnaprior.noise.estimate import varying_pixels
-from monai_dnaprior.noise.metrics import decibels
+from monai_dnaprior.noise.metrics import psnr
 from monai_dnaprior.noise.models import add_noise
 
 IMAGE = "mri/pgbm002_t2_a.png"
@@ -100,7 +100,7 @@ def one_slice(clean: Tensor, preset: str, *, precision: str = "float32") -> dict
         "seconds": round(time.perf_counter() - started, 2),
         "steps": result.records[0].steps,
         "stop_reason": result.records[0].stop_reason,
-        "psnr": round(decibels(result.image, clean), 2),
+        "psnr": round(psnr(result.image, clean), 2),
         "megabytes": round(peak[0] / 1e6),
     }
 

@@ -18,7 +18,7 @@ from monai_dnaprior.denoisers.nonlocal_bayes import refine
 from monai_dnaprior.denoisers.per_image import NoisyImage
 from monai_dnaprior.fitting.losses import spectral_fidelity, total_variation
 from monai_dnaprior.noise.estimate import estimate_sigma, varying_pixels
-from monai_dnaprior.noise.metrics import decibels
+from monai_dnaprior.noise.metrics import psnr
 
 MODALITIES = ("microscopy", "mri", "pet", "ct", "ultrasound")
 SIGMAS = (25, 50)
@@ -50,8 +50,8 @@ def measure(data: Path, modality: str, sigma: int) -> list[list[float]]:
         estimate = network(case.noisy)
         if step in STEPS:
             output = estimate.detach()
-            plain.append(decibels(output, case.clean))
-            refined.append(decibels(refine(case.noisy, output, level, rounds=2), case.clean))
+            plain.append(psnr(output, case.clean))
+            refined.append(psnr(refine(case.noisy, output, level, rounds=2), case.clean))
         loss = spectral_fidelity(estimate, case.noisy) + weight * total_variation(estimate)
         optimizer.zero_grad()
         loss.sum().backward()

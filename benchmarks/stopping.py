@@ -16,7 +16,7 @@ from torch import Tensor
 from monai_dnaprior.compare.table import markdown_table
 from monai_dnaprior.denoisers.dnaprior import DNAPrior
 from monai_dnaprior.fitting.fit import CHECK_EVERY, FitResult, Procedure
-from monai_dnaprior.noise.metrics import decibels
+from monai_dnaprior.noise.metrics import psnr
 
 EVERY = 50
 
@@ -45,13 +45,13 @@ def measure(data: Path, modality: str, sigma: int) -> dict[str, Any]:
             kept[step] = average.clone()
 
     DNAPrior(stopping=lambda: keep)(case.noisy)
-    quality = {step: decibels(finish(average, case.noisy), case.clean) for step, average in kept.items()}
+    quality = {step: psnr(finish(average, case.noisy), case.clean) for step, average in kept.items()}
     best = max(quality, key=lambda steps: quality[steps])
     return {
         "image": case.name,
         "own step": own.records[0].steps,
         "stop_reason": own.records[0].stop_reason,
-        "own": round(decibels(own.image, case.clean), 2),
+        "own": round(psnr(own.image, case.clean), 2),
         "best step (oracle)": best,
         "best (oracle)": round(quality[best], 2),
         "last step": max(quality),

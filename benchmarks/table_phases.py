@@ -27,7 +27,7 @@ from torch import Tensor
 from monai_dnaprior.compare.table import markdown_table
 from monai_dnaprior.files.reader import read_picture
 from monai_dnaprior.noise.intensity import intensity_range
-from monai_dnaprior.noise.metrics import decibels
+from monai_dnaprior.noise.metrics import psnr
 from monai_dnaprior.training.data import clean_middle
 
 Denoise = Callable[[Tensor], Tensor]
@@ -139,7 +139,7 @@ def mirrored(image: Tensor) -> Tensor:
 
 
 def mean_decibels(images: Tensor, clean: Tensor) -> float:
-    return round(float(np.mean([decibels(*pair) for pair in zip(images, clean, strict=True)])), 3)
+    return round(float(np.mean([psnr(*pair) for pair in zip(images, clean, strict=True)])), 3)
 
 
 def field(kind: str, number: int) -> np.ndarray:
@@ -175,7 +175,7 @@ def on_crops(
             cases = [make_case(folder, modality, sigma, crops=crops) for modality in crops]
             cells = {
                 label: [
-                    round(decibels(through(one, case.noisy), case.clean), 2) for case in cases if case.clean is not None
+                    round(psnr(through(one, case.noisy), case.clean), 2) for case in cases if case.clean is not None
                 ]
                 for label, one in denoisers.items()
             }

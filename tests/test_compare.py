@@ -17,7 +17,7 @@ from monai_dnaprior.compare import run as room
 from monai_dnaprior.compare.cases import Case, load_cases, to_unit
 from monai_dnaprior.compare.run import compare
 from monai_dnaprior.compare.table import read_rows
-from monai_dnaprior.noise.metrics import correlation, decibels
+from monai_dnaprior.noise.metrics import correlation, psnr
 
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {"tv": ("tv", {}), "median": ("median", {})}
 
@@ -74,8 +74,8 @@ def test_rows_hold_what_was_measured(case: Case, tmp_path: Path) -> None:
     assert [row.method for row in rows] == ["tv", "median"]
     for row in rows:
         denoised = torch.from_numpy(np.load(tmp_path / "denoised" / f"slice-{row.method}.npy"))
-        assert row.psnr == pytest.approx(decibels(denoised, case.clean), abs=0.01)
-        assert row.psnr > decibels(case.noisy, case.clean) + 3
+        assert row.psnr == pytest.approx(psnr(denoised, case.clean), abs=0.01)
+        assert row.psnr > psnr(case.noisy, case.clean) + 3
         assert 0 < row.ssim < 1
         assert row.sigma == pytest.approx(25, rel=0.1)
         assert row.stop_reason == "filter"
@@ -154,7 +154,7 @@ def test_no_row_outlives_its_picture(case: Case, tmp_path: Path, monkeypatch: py
         with pytest.raises(KeyboardInterrupt):
             compare([other], METHODS, tmp_path)  # ended behind its first picture
     assert compare([case], METHODS, tmp_path)[0].psnr == first[0].psnr
-    assert decibels(torch.from_numpy(np.load(tmp_path / "denoised" / "slice-tv.npy")), case.clean) == pytest.approx(
+    assert psnr(torch.from_numpy(np.load(tmp_path / "denoised" / "slice-tv.npy")), case.clean) == pytest.approx(
         first[0].psnr, abs=0.01
     )
 
@@ -172,8 +172,8 @@ def test_images_of_one_name_are_kept_apart(picture: Path, tmp_path: Path) -> Non
 
 def test_metrics_have_their_closed_forms() -> None:
     clean = torch.full((1, 1, 8, 8), 0.5)
-    assert decibels(clean + 0.1, clean) == pytest.approx(20, abs=1e-3)
-    assert decibels(clean + 7, clean) == pytest.approx(-20 * np.log10(0.5))  # clipped to 1
+    assert psnr(clean + 0.1, clean) == pytest.approx(20, abs=1e-3)
+    assert psnr(clean + 7, clean) == pytest.approx(-20 * np.log10(0.5))  # clipped to 1
     ramp = torch.arange(64.0).reshape(1, 1, 8, 8)
     assert correlation(ramp, 3 - 2 * ramp) == pytest.approx(-1)
     assert correlation(ramp, clean) == 0

@@ -23,7 +23,7 @@ from monai_dnaprior.fitting.batch import FitRequest
 from monai_dnaprior.fitting.fit import FitResult
 from monai_dnaprior.fitting.losses import penalised_error, spectral_fidelity, squared_error, total_variation, variation
 from monai_dnaprior.fitting.networks import SkipNet, fixed_input
-from monai_dnaprior.noise.metrics import decibels
+from monai_dnaprior.noise.metrics import psnr
 
 pytestmark = GUARDED
 
@@ -42,7 +42,7 @@ def test_paper_preset_is_as_printed() -> None:
 
 def test_short_fit_of_a_real_slice_gains_five_decibels(noisy_slice: Tensor, clean_slice: Tensor) -> None:
     result = create_denoiser("dna-prior", steps=300)(noisy_slice)
-    assert decibels(result.image, clean_slice) > decibels(noisy_slice, clean_slice) + 5
+    assert psnr(result.image, clean_slice) > psnr(noisy_slice, clean_slice) + 5
     record = result.records[0]
     assert record.sigma == pytest.approx(25 / 255, rel=0.1)
     assert record.residual == pytest.approx(record.sigma, rel=0.25)
@@ -55,7 +55,7 @@ def test_short_fit_of_the_real_collection(shared_data: Any) -> None:
     clean = torch.tensor(imread(shared_data / "images/mri/pgbm002_t2_a.png")[64:160, 64:160] / 1.0).float()[None, None]
     clean = (clean / torch.quantile(clean, 0.999)).clamp(0, 1)
     noisy = clean + 25 / 255 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
-    assert decibels(DNAPrior(steps=300)(noisy).image, clean) > decibels(noisy, clean) + 5
+    assert psnr(DNAPrior(steps=300)(noisy).image, clean) > psnr(noisy, clean) + 5
 
 
 def test_objective_is_equation_6_without_the_noise_on_the_input() -> None:
@@ -95,7 +95,7 @@ def test_no_fit_ends_before_its_least_steps_and_strong_noise_lets_it_end_sooner(
 
 def test_a_fit_in_bfloat16_is_as_good(noisy_slice: Tensor, clean_slice: Tensor) -> None:
     fits = [DNAPrior(precision=precision, refinements=0)(noisy_slice) for precision in ("float32", "bfloat16")]
-    exact, rounded = (decibels(fit.image, clean_slice) for fit in fits)
+    exact, rounded = (psnr(fit.image, clean_slice) for fit in fits)
     assert rounded == pytest.approx(exact, abs=0.3)
     assert not torch.equal(fits[0].image, fits[1].image)
     assert fits[0].records[0].stop_reason == fits[1].records[0].stop_reason == "discrepancy"

@@ -11,7 +11,7 @@ from torch.nn.functional import avg_pool2d, pad
 
 from monai_dnaprior.denoisers import nonlocal_bayes as refinement
 from monai_dnaprior.denoisers.nonlocal_bayes import cosines, group_positions, refine, similar_patches
-from monai_dnaprior.noise.metrics import decibels
+from monai_dnaprior.noise.metrics import psnr
 
 
 def blurred(image: Tensor) -> Tensor:
@@ -113,5 +113,5 @@ def test_cosines_are_orthonormal_and_begin_with_the_mean(size: int) -> None:
 
 def test_a_real_slice_gains_on_the_estimate(noisy_slice: Tensor, clean_slice: Tensor) -> None:
     estimate = blurred(blurred(noisy_slice))
-    gains = [decibels(refine(noisy_slice, estimate, 25 / 255, rounds=n), clean_slice) for n in (0, 1, 2)]
+    gains = [psnr(refine(noisy_slice, estimate, 25 / 255, rounds=n), clean_slice) for n in (0, 1, 2)]
     assert gains[0] + 0.5 < gains[1] < gains[2]

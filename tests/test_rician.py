@@ -15,7 +15,7 @@ from torch import Tensor
 from monai_dnaprior import DNAPriorDenoise, DNAPriorInferer, create_denoiser, denoising_records
 from monai_dnaprior.__main__ import main
 from monai_dnaprior.denoisers.dnaprior import DNAPrior
-from monai_dnaprior.noise.metrics import decibels
+from monai_dnaprior.noise.metrics import psnr
 from monai_dnaprior.noise.models import add_noise
 from monai_dnaprior.noise.rician import HIGHEST, signal_of, table, without_rician_bias
 from monai_dnaprior.transforms.volumes import Slicing, denoise_volume
@@ -68,7 +68,7 @@ def test_the_mean_of_an_image_comes_nearer(clean_slice: Tensor) -> None:
     noisy = rician(clean_slice)
     denoised = create_denoiser("gaussian")(noisy).image
     corrected, _ = without_rician_bias(noisy, denoised)
-    assert decibels(corrected, clean_slice) > decibels(denoised, clean_slice) + 1
+    assert psnr(corrected, clean_slice) > psnr(denoised, clean_slice) + 1
 
 
 def test_pixels_in_which_no_noise_is_seen_and_other_images_do_not_matter() -> None:

@@ -11,7 +11,7 @@ from monai_dnaprior.denoisers.dnaprior import DNAPrior
 from monai_dnaprior.denoisers.result import Record
 from monai_dnaprior.denoisers.safeguards import Safeguards
 from monai_dnaprior.noise.estimate import DEPENDENT, NoiseKind, brightness_dependence, noise_levels
-from monai_dnaprior.noise.metrics import decibels
+from monai_dnaprior.noise.metrics import psnr
 from monai_dnaprior.noise.models import add_noise
 from monai_dnaprior.noise.stabilisation import Stabiliser
 
@@ -77,7 +77,7 @@ def test_a_fit_gains_from_it_and_says_so() -> None:
     plain, even = (DNAPrior(steps=100, stabilise=stabilise)(noisy) for stabilise in (False, True))
     assert plain.records[0].noise_variance is None
     assert even.records[0].noise_variance is not None
-    assert decibels(even.image, clean) > decibels(plain.image, clean) + 1
+    assert psnr(even.image, clean) > psnr(plain.image, clean) + 1
     assert "the noise depends on brightness" in " ".join(plain.records[0].warnings)
 
 

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from ..denoisers.registry import create_denoiser
 from ..noise.estimate import estimate_sigma, noise_correlation
-from ..noise.metrics import correlation, decibels, similarity
+from ..noise.metrics import correlation, psnr, ssim
 from .cases import Case
 from .figures import Panel, busiest_window, draw_grid, draw_points
 from .table import Row, markdown, read_rows, row_key, write_rows
@@ -87,8 +87,8 @@ def run_method(
     row = Row(
         case.name,
         label,
-        psnr=None if case.clean is None else round(decibels(image, case.clean), 2),
-        ssim=None if case.clean is None else round(similarity(image, case.clean), 4),
+        psnr=None if case.clean is None else round(psnr(image, case.clean), 2),
+        ssim=None if case.clean is None else round(ssim(image, case.clean), 4),
         sigma=round(255 * estimate_sigma(case.noisy).item(), 2),
         residual_correlation=round(noise_correlation(removed).item(), 3),
         image_correlation=round(correlation(removed, image), 3),
@@ -141,7 +141,7 @@ def strips(cases: Sequence[Case], labels: Sequence[str], folder: Path) -> Iterat
         for label, image in images.items():
             title = f"{case.name}\n{label}" if label == "noisy" else label
             if case.clean is not None and label != "clean":
-                title += f"\n{decibels(image, case.clean):.2f} dB"
+                title += f"\n{psnr(image, case.clean):.2f} dB"
             removed = None if label in ("noisy", "clean") else (case.noisy - image) / (2 * limit) + 0.5
             panels.append(Panel(title, image[0], image[window][0], None if removed is None else removed[0]))
         yield panels

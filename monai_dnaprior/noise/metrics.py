@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def decibels(image: Tensor, clean: Tensor) -> float:
+def psnr(image: Tensor, clean: Tensor) -> float:
     """Peak signal-to-noise ratio for a peak of 1, the image clipped to [0, 1]."""
     return -10 * torch.log10((image.clamp(0, 1) - clean).square().mean()).item()
 
@@ -18,7 +18,7 @@ def correlation(one: Tensor, other: Tensor) -> float:
     return ((one * other).sum() / scale).item() if scale > 0 else 0.0
 
 
-def similarity(image: Tensor, clean: Tensor) -> float:
+def ssim(image: Tensor, clean: Tensor) -> float:
     """Structural similarity, as scikit-image has it for a range of 1, the image clipped to [0, 1]."""
     from skimage.metrics import structural_similarity
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..fitting.devices import check_precision, convolving
-from ..noise.metrics import decibels
+from ..noise.metrics import psnr
 from .data import SEED_OF_NUMBER
 from .objectives import Objective
 from .unet import DenoisingUNet
@@ -161,7 +161,7 @@ class TrainingLog:
 
     def write(self, engine: Any) -> None:
         denoised = self.denoise_pairs(engine.state.device)
-        qualities = [decibels(image, clean) for image, (_, clean) in zip(denoised, self.pairs, strict=True)]
+        qualities = [psnr(image, clean) for image, (_, clean) in zip(denoised, self.pairs, strict=True)]
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / "log.csv"
         fresh = not path.exists()
@@ -170,8 +170,8 @@ class TrainingLog:
             if fresh:
                 writer.writerow(self.COLUMNS)
             rate, loss = engine.optimizer.param_groups[0]["lr"], sum(self.losses) / len(self.losses)
-            psnr = f"{sum(qualities) / len(qualities):.3f}" if qualities else ""
-            writer.writerow([engine.state.epoch, engine.state.iteration, f"{rate:.3g}", f"{loss:.5g}", psnr])
+            quality = f"{sum(qualities) / len(qualities):.3f}" if qualities else ""
+            writer.writerow([engine.state.epoch, engine.state.iteration, f"{rate:.3g}", f"{loss:.5g}", quality])
         self.losses.clear()
         if denoised:
             self.draw(denoised)
