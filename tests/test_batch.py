@@ -23,7 +23,7 @@ from monai_dnaprior.fitting.fit import FitResult, Procedure, fit, fit_groups, ru
 from monai_dnaprior.fitting.losses import penalised_fidelity
 from monai_dnaprior.fitting.networks import ShiftedNoise, SkipNet
 from monai_dnaprior.fitting.stopping import Discrepancy
-from monai_dnaprior.transforms.volumes import denoise_volume
+from monai_dnaprior.transforms.volumes import Slicing, denoise_volume
 
 CPU = torch.device("cpu")
 SMALL = {"width": 4, "scales": 2, "input_channels": 4, "skip_channels": 2}
@@ -172,7 +172,7 @@ def test_what_a_failed_pass_held_is_gone_before_its_halves_are_tried(monkeypatch
     monkeypatch.setattr(fits, "BATCHED_ON", ("cpu",))
     monkeypatch.setattr(batches, "Stack", Full)
     volume = torch.rand(1, 40, 36, 4, generator=torch.Generator().manual_seed(0))
-    denoise_volume(volume, DeepImagePrior(steps=1, width=4, scales=2), batch_size=4)
+    denoise_volume(volume, DeepImagePrior(steps=1, width=4, scales=2), Slicing(batch_size=4))
     assert {size for size, _ in made} == {4, 2}
 
 

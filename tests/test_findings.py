@@ -17,7 +17,7 @@ from monai_dnaprior.files.discovery import find_sources
 from monai_dnaprior.files.scan import Caps
 from monai_dnaprior.report.charts import Curve, chart
 from monai_dnaprior.report.findings import findings, list_slices
-from monai_dnaprior.report.measures import Measures, touched
+from monai_dnaprior.report.measures import Measures, changed_pixels
 from monai_dnaprior.report.pictures import (
     BUDGET,
     LARGEST_SIDE,
@@ -137,7 +137,7 @@ def test_what_was_not_touched_does_not_count() -> None:
     removed[:, 5:10, 5:10] = 1
     image = np.ones((1, 20, 20), np.float32)
     image[:, 6, 6] = np.nan
-    where = touched(Shown(0, "", image, image, removed, None))
+    where = changed_pixels(Shown(0, "", image, image, removed, None))
     assert where.sum() == 7 * 7 - 1
 
 

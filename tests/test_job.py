@@ -162,16 +162,16 @@ class Interrupted(Exception):
 def interrupted(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """A run that ended after two of four slices; the indices of the slices that are fitted from now on."""
     fitted: list[int] = []
-    fit_one = DNAPrior.denoise_one
+    fit_one = DNAPrior.denoise_image
 
-    def counted(prior: DNAPrior, initial: Any, ask: Any, noisy: Any, index: int, restart: int) -> Any:
+    def counted(prior: DNAPrior, noisy: Any, network: Any, index: int, restart: int) -> Any:
         if index == 2 and not fitted.count(-1):
             fitted.append(-1)
             raise Interrupted
         fitted.append(index)
-        return fit_one(prior, initial, ask, noisy, index, restart)
+        return fit_one(prior, noisy, network, index, restart)
 
-    monkeypatch.setattr(DNAPrior, "denoise_one", counted)
+    monkeypatch.setattr(DNAPrior, "denoise_image", counted)
     row = denoise(source, tmp_path / "out.nii", **FIT, batch_size=1)
     assert row.status == "failed"
     assert (tmp_path / "out.nii.partial").is_dir()

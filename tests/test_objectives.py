@@ -220,7 +220,7 @@ def test_blind2unblind_gathers_pixels_that_their_own_output_did_not_see() -> Non
 def test_blind2unblind_result_weighs_blind_and_seeing() -> None:
     noisy, network = images(), Recorder()
     expected = (sampling.blind(noisy, network) + 20 * network(noisy)) / 21
-    torch.testing.assert_close(Blind2Unblind().denoised(noisy, network), expected)
+    torch.testing.assert_close(Blind2Unblind().denoise(noisy, network), expected)
 
 
 def test_blind2unblind_is_its_two_terms() -> None:
@@ -260,7 +260,7 @@ def test_cvf_sid_keeps_the_brightness() -> None:
 
 def test_cvf_sid_gives_the_first_head() -> None:
     network = Recorder(channels=3)
-    assert torch.equal(CyclicVariateFunction().denoised(images(), network), network.outputs[0][:, :1])
+    assert torch.equal(CyclicVariateFunction().denoise(images(), network), network.outputs[0][:, :1])
 
 
 @pytest.mark.parametrize("kind", [Supervised, Noise2Noise])

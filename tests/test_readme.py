@@ -20,8 +20,9 @@ from made import write_series
 
 from monai_dnaprior import list_denoisers
 from monai_dnaprior.__main__ import main
-from monai_dnaprior.cohort.all_scans import CORRUPT, FAILED, NOTHING_VALID, SOME_BAD
+from monai_dnaprior.cohort.task import FAILED, SOME_BAD
 from monai_dnaprior.denoisers import dnaprior as priors
+from monai_dnaprior.files.scan import CorruptScan, UnsupportedScan
 from monai_dnaprior.report.before_after import STOPPED_BY
 
 ROOT = Path(__file__).parents[1]
@@ -105,7 +106,7 @@ def test_options_of_the_command_are_explained(capsys: pytest.CaptureFixture) -> 
         main(["denoise", "--help"])
     known = set(re.findall(r"--[\w-]+", capsys.readouterr().out))
     assert {option for option in re.findall(r"`(--[\w-]+)", RELIABILITY)} <= known
-    codes = {SOME_BAD, CORRUPT, FAILED, NOTHING_VALID, 0}
+    codes = {SOME_BAD, CorruptScan.exit_code, FAILED, UnsupportedScan.exit_code, 0}
     assert {int(code) for code in re.findall(r"^\| (\d+) \|", RELIABILITY, flags=re.M)} == codes
 
 

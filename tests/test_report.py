@@ -21,7 +21,8 @@ from reported import Page, decoded, denoised, noisy_volume, write_volume
 from test_readme import RELIABILITY, blocks
 
 from monai_dnaprior.__main__ import main
-from monai_dnaprior.cohort.all_scans import SOME_BAD, denoise_all
+from monai_dnaprior.cohort.all_scans import denoise_all
+from monai_dnaprior.cohort.task import SOME_BAD
 from monai_dnaprior.files.discovery import Source
 from monai_dnaprior.files.scan import Caps, CorruptScan, ScanError, UnsupportedScan
 from monai_dnaprior.report.before_after import STOPPED_BY

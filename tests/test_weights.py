@@ -194,7 +194,7 @@ def test_a_given_network_takes_the_place_of_the_weights_and_the_objective_says_w
         parameter.data.mul_(0.1)  # removes little, less than the noise
     save_weights(weights, blind)
     with torch.no_grad():
-        expected = Blind2Unblind().denoised(image, blind.network)
+        expected = Blind2Unblind().denoise(image, blind.network)
     torch.testing.assert_close(Trained(weights=str(weights))(image).image, expected)
 
 
