@@ -13,7 +13,7 @@ from torch.nn.functional import avg_pool2d, interpolate, pad
 
 from ..checks import check_not_negative, check_whole
 from ..fitting.fit import FitResult, Procedure
-from ..fitting.losses import penalised_fidelity
+from ..fitting.losses import penalised_fidelity, whiten
 from ..fitting.networks import ShiftedNoise, SkipNet
 from ..fitting.stopping import StoppingRule
 from ..noise.estimate import varying_pixels
@@ -23,6 +23,7 @@ from .skip_prior import SkipNetOptions
 
 TV_WEIGHT_PER_SIGMA = 0.3
 LARGE = 128  # side of an image that takes all the least steps; a smaller one takes up noise sooner
+FLOOR = 0.02  # of the mean of a noise's spectrum, which is added to it where one divides by it
 SMALLEST = 64  # side of an image that is still fitted when shrunk
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -144,16 +145,21 @@ class DNAPrior(SkipNetOptions, PerImageFit):
     def fit_small(self, image: NoisyImage, network: nn.Module, seed: int, factor: int) -> Procedure[FitResult]:
         """The fit of an image that was shrunk, or is too small for that and takes fewer least steps."""
         part = 1 if factor > 1 else min(1, math.sqrt(image.pixels.shape[-2:].numel()) / LARGE)
-        request = partial(self.request, least_steps=int(part * self.least_steps))
+        whitening = whitening_of(image)
+        request = partial(
+            self.request,
+            least_steps=int(part * self.least_steps),
+            whiten=partial(whiten, **whitening) if whitening else None,
+        )
         loss = partial(penalised_fidelity, fidelity_weight=self.fidelity_weight)
-        options = {"tv_weight": self.balanced_tv_weight(image), "draw": ShiftedNoise}
+        options = {"tv_weight": self.balanced_tv_weight(image), "draw": ShiftedNoise, "whitening": whitening}
         return (yield from self.fit_network(request, image, network, seed, loss, **options))
 
     def refine_fit(self, image: NoisyImage, result: FitResult) -> FitResult:
         """The result after the non-local filter that it guides."""
         if result.failed:
             return result
-        return replace(result, image=refine(image.pixels, result.image, image.sigma, rounds=self.refinements))
+        return replace(result, image=refine(image.pixels, result.image, image.noise, rounds=self.refinements))
 
     def factor(self, image: NoisyImage, restart: int) -> int:
         """How many times smaller an image is fitted; the restarts take turns."""
@@ -164,10 +170,22 @@ class DNAPrior(SkipNetOptions, PerImageFit):
         """The weight that balances the noise of an image, unless one is given."""
         if self.tv_weight is not None:
             return self.tv_weight
-        return TV_WEIGHT_PER_SIGMA * image.sigma * signal_share(image.pixels, image.sigma)
+        return TV_WEIGHT_PER_SIGMA * image.noise.sigma * signal_share(image.pixels, image.noise.sigma)
 
     def used_tv_weight(self, image: NoisyImage, restart: int) -> float:
         return self.balanced_tv_weight(shrink(image, self.factor(image, restart)))
+
+
+def whitening_of(image: NoisyImage) -> dict[str, Tensor]:
+    """The factors of frequencies and pixels that make the noise of an image white and even; none if it is."""
+    noise, factors = image.noise, dict[str, Tensor]()
+    if not noise.is_white:
+        spectrum = noise.spectrum(*image.pixels.shape[-2:])
+        power = spectrum / (spectrum + FLOOR)
+        factors["weight"] = (power.mean() * (spectrum + FLOOR)).rsqrt().to(image.pixels)[None, None]
+    if noise.deviation is not None:
+        factors["scale"] = 1 / noise.deviation
+    return factors
 
 
 def shrink(image: NoisyImage, factor: int) -> NoisyImage:
@@ -175,7 +193,7 @@ def shrink(image: NoisyImage, factor: int) -> NoisyImage:
     if factor == 1:
         return image
     seen = average_blocks(image.seen.float(), factor) > 0
-    return NoisyImage(average_blocks(image.pixels, factor), seen, image.sigma / factor)
+    return NoisyImage(average_blocks(image.pixels, factor), seen, image.noise.shrink(factor))
 
 
 def enlarge(result: FitResult, factor: int, image: NoisyImage) -> FitResult:

@@ -18,6 +18,7 @@ from ..fitting.fit import CHECK_EVERY, FitResult, Procedure, run_fits
 from ..fitting.stopping import Discrepancy, MovingVariance, StoppingRule, root_mean_square
 from ..fitting.tiles import blend_tiles, place_tiles
 from ..noise.estimate import varying_pixels
+from ..noise.model import NoiseModel
 from .result import Record, Result, check_noisy
 from .safeguards import Safeguards
 
@@ -33,19 +34,19 @@ class NoisyImage:
     Attributes:
         pixels: (1, C, H, W).
         seen: where noise can be seen, of the same shape: pixels that differ from a neighbour.
-        sigma: standard deviation of the noise.
+        noise: what is known of the noise.
     """
 
     pixels: Tensor
     seen: Tensor
-    sigma: float
+    noise: NoiseModel
 
     def crop(self, place: tuple[Any, ...]) -> NoisyImage:
-        return replace(self, pixels=self.pixels[place], seen=self.seen[place])
+        return NoisyImage(self.pixels[place], self.seen[place], self.noise.crop(place))
 
     def scale(self, offset: float, span: float) -> NoisyImage:
         """The image in units in which the offset is 0 and the span is 1."""
-        return replace(self, pixels=(self.pixels - offset) / span, sigma=self.sigma / span)
+        return replace(self, pixels=(self.pixels - offset) / span, noise=self.noise.scale(1 / span))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +145,7 @@ class PerImageFit:
             return guard.leave(reason)
         seen = varying_pixels(guard.noisy)
         box = bounding_box(seen)
-        image = NoisyImage(guard.noisy, seen, guard.sigma).crop(box)
+        image = NoisyImage(guard.noisy, seen, guard.noise).crop(box)
         for attempt in (2 * restart, 2 * restart + 1):
             seed = slice_seed(self.seed, index, attempt, guard.noisy)
             result = yield from self.fit_image(image, network, seed, restart)
@@ -154,8 +155,10 @@ class PerImageFit:
         if not result.failed:
             removed[box] = torch.where(image.seen, image.pixels - result.image, 0)
         residual = root_mean_square(removed[seen])
-        record = Record(sigma=guard.sigma, tv_weight=self.used_tv_weight(image, restart), seed=seed, residual=residual)
-        excess = residual / guard.sigma if self.stopping == "discrepancy" and residual > guard.sigma else 1
+        record = Record(
+            sigma=guard.noise.sigma, tv_weight=self.used_tv_weight(image, restart), seed=seed, residual=residual
+        )
+        excess = residual / guard.noise.sigma if self.stopping == "discrepancy" and residual > guard.noise.sigma else 1
         return guard.finish(guard.noisy - removed / excess, record_fit(record, result))
 
     def request(
@@ -168,6 +171,7 @@ class PerImageFit:
         optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
         layout: torch.memory_format | None = None,
         least_steps: int | None = None,
+        whiten: Callable[[Tensor], Tensor] | None = None,
     ) -> FitRequest:
         """The fit of a network to an image under an objective; what is not given is the configuration's."""
         device = image.pixels.device
@@ -182,6 +186,7 @@ class PerImageFit:
             averaging=self.averaging,
             rules=self.rules(image, self.least_steps if least_steps is None else least_steps),
             where=image.seen,
+            whiten=whiten,
         )
 
     def rules(self, image: NoisyImage, least_steps: int) -> list[StoppingRule]:
@@ -189,8 +194,8 @@ class PerImageFit:
         if callable(self.stopping):
             return [self.stopping()]
         if self.stopping == "discrepancy":
-            least = least_steps * image.pixels.shape[1] * min(1, STRONG / image.sigma)
-            return [Discrepancy(self.discrepancy * image.sigma, warm_up=math.ceil(least / CHECK_EVERY) - 1)]
+            least = least_steps * image.pixels.shape[1] * min(1, STRONG / image.noise.sigma)
+            return [Discrepancy(self.discrepancy * image.noise.sigma, warm_up=math.ceil(least / CHECK_EVERY) - 1)]
         return [MovingVariance()] if self.stopping == "variance" else []
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..noise.estimate import NoiseKind, estimate_sigma
+from ..noise.estimate import NoiseKind
+from ..noise.model import NoiseModel
 from ..noise.stabilisation import Stabiliser
 from .result import Record
 
@@ -22,15 +23,15 @@ class Safeguards:
     Attributes:
         original: the image as it came, float32.
         noisy: the same, or on the grey scale on which its noise is stabilised.
-        sigma: estimated standard deviation of the noise in ``noisy``.
-        kind: what else is known of that noise.
+        noise: what is measured of the noise in ``noisy``.
+        kind: how it was found to depend on brightness.
         stabiliser: what changed the grey scale, if anything.
         started: when, by ``time.perf_counter``.
     """
 
     original: Tensor
     noisy: Tensor
-    sigma: float
+    noise: NoiseModel
     kind: NoiseKind
     stabiliser: Stabiliser | None
     started: float
@@ -45,17 +46,17 @@ class Safeguards:
             stabiliser = Stabiliser.of(original)
             noisy = stabiliser(original)
             kind = NoiseKind.of(noisy)
-        return cls(original, noisy, estimate_sigma(noisy).item(), kind, stabiliser, started)
+        return cls(original, noisy, NoiseModel.of(noisy), kind, stabiliser, started)
 
     def reason_to_leave(self, clean_sigma: float) -> str | None:
         """Why the image is to be left alone: it is constant, or its noise is weaker than ``clean_sigma``."""
         if self.noisy.min() == self.noisy.max():
             return "constant"
-        return "clean" if self.sigma < clean_sigma else None
+        return "clean" if self.noise.sigma < clean_sigma else None
 
     def leave(self, reason: str) -> tuple[Tensor, Record]:
         """The image as it came."""
-        return self.finish(self.noisy, Record(sigma=self.sigma, stop_reason=reason))
+        return self.finish(self.noisy, Record(sigma=self.noise.sigma, stop_reason=reason))
 
     def finish(self, image: Tensor, record: Record) -> tuple[Tensor, Record]:
         """What a method made of ``noisy``, on the original grey scale, and its record with time and warnings.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -93,6 +93,7 @@ class SkipNetOptions:
         *,
         tv_weight: float | None = None,
         draw: type[FreshNoise] | type[ShiftedNoise] = FreshNoise,
+        whitening: Mapping[str, Tensor] | None = None,
     ) -> GeneratorObjective:
         """A loss of what the network makes of a random input of this seed, on the part that was measured."""
         pixels = image.pixels
@@ -100,12 +101,13 @@ class SkipNetOptions:
         height, width = start.padded_size(*pixels.shape[-2:])
         z = fixed_input(channels=start.input_channels, height=height, width=width, seed=seed)
         z = z.to(pixels.device, memory_format=self.layout(pixels.device))
-        input_noise = INPUT_NOISE_PER_SIGMA * image.sigma if self.input_noise is None else self.input_noise
+        input_noise = INPUT_NOISE_PER_SIGMA * image.noise.sigma if self.input_noise is None else self.input_noise
         return GeneratorObjective(
             loss=loss,
             z=z,
             input_noise=pixels.new_tensor([input_noise]),
             tv_weight=None if tv_weight is None else pixels.new_tensor([tv_weight]),
+            **(whitening or {}),
             draws=[draw(z, seed)],
             precision=self.precision,
         )

@@ -16,7 +16,8 @@ from ..checks import check_not_negative, check_whole
 from ..fitting.stopping import root_mean_square
 from ..fitting.threads import side_by_side
 from ..fitting.tiles import map_tiles
-from ..noise.estimate import CORRELATED, local_mean, local_noise, varying_pixels
+from ..noise.estimate import local_mean, local_noise, varying_pixels
+from ..noise.model import NoiseModel
 from ..training.objectives import Objective
 from ..training.unet import DenoisingUNet
 from ..training.weights import SHIPPED, TrainedNetwork, load_weights
@@ -106,31 +107,32 @@ class Trained:
             guard = Safeguards.of(noisy, stabilise=self.refinements > 0)
             if reason := guard.reason_to_leave(self.clean_sigma):
                 return guard.leave(reason)
-            removed = self.noise_removed(network, objective, guard.noisy, guard.sigma)
-            if self.limited and guard.kind.correlation > CORRELATED:
-                removed = removed * limit_energy(removed.new_tensor(guard.sigma**2), removed.square().mean())
-            record = Record(sigma=guard.sigma, stop_reason="network", residual=root_mean_square(removed))
+            removed = self.noise_removed(network, objective, guard.noisy, guard.noise)
+            if self.limited and not guard.noise.is_white:
+                removed = removed * limit_energy(removed.new_tensor(guard.noise.sigma**2), removed.square().mean())
+            record = Record(sigma=guard.noise.sigma, stop_reason="network", residual=root_mean_square(removed))
             return guard.finish(guard.noisy - removed, record)
 
-    def noise_removed(self, network: DenoisingUNet, objective: Objective, noisy: Tensor, sigma: float) -> Tensor:
+    def noise_removed(self, network: DenoisingUNet, objective: Objective, noisy: Tensor, noise: NoiseModel) -> Tensor:
         """What one pass of the network, and the filter that it guides, take away from an image."""
         denoise = partial(map_tiles, partial(objective.denoise, network=network), side=self.tile)
         denoise = partial(average_orientations, denoise=denoise) if self.ensemble else denoise
         estimate = denoise(noisy) if noisy.shape[1] == network.channels else denoise_planes(noisy, denoise)
-        estimate = refine(noisy, estimate, sigma, rounds=self.refinements)
+        estimate = refine(noisy, estimate, noise, rounds=self.refinements)
         seen = varying_pixels(noisy) & estimate.isfinite()
         removed = torch.where(seen, noisy - estimate, 0)
-        return torch.where(seen, limit_removal(removed, noisy), 0) if self.limited else removed
+        return torch.where(seen, limit_removal(removed, noisy, noise), 0) if self.limited else removed
 
 
-def limit_removal(removed: Tensor, noisy: Tensor) -> Tensor:
+def limit_removal(removed: Tensor, noisy: Tensor, noise: NoiseModel) -> Tensor:
     """What is removed from images (B, C, H, W), scaled down where it is more than the noise around a pixel.
 
     Of colours in each plane of an orthonormal basis, in one of which most of the image lies.
     """
     basis = cosines(noisy.shape[1]).to(noisy)
     planes, image = (torch.einsum("kc,bchw->bkhw", basis, values) for values in (removed, noisy))
-    limit = LIMIT**2 * local_noise(image, SURROUNDINGS)
+    level = local_noise(image, SURROUNDINGS) if noise.is_white else noise.variance(image)
+    limit = LIMIT**2 * level
     planes = planes * limit_energy(limit, local_mean(planes.square(), WINDOW))
     return torch.einsum("kc,bkhw->bchw", basis, planes)
 

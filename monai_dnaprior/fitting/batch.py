@@ -49,6 +49,7 @@ class FitRequest:
         averaging: memory of the running average of the outputs; 0 returns the last output.
         rules: asked every ten steps, in this order, whether to stop.
         where: the pixels over which the residual is taken; all by default.
+        whiten: what is done to the residual first, so that the noise in it is white and even.
     """
 
     network: nn.Module
@@ -60,6 +61,7 @@ class FitRequest:
     averaging: float = 0.99
     rules: Sequence[StoppingRule] = ()
     where: Tensor | None = None
+    whiten: Callable[[Tensor], Tensor] | None = None
 
     def suits(self, other: FitRequest) -> bool:
         """Whether both can be fitted at once: one call makes a step of both."""
@@ -67,6 +69,7 @@ class FitRequest:
             getattr(self, name) == getattr(other, name) for name in ("steps", "learning_rate", "optimizer", "averaging")
         )
         joinable = hasattr(self.objective, "join") and type(self.objective) is type(other.objective)
+        alike = alike and (self.whiten is None) == (other.whiten is None)
         return alike and joinable and self.noisy.shape == other.noisy.shape
 
 

@@ -96,7 +96,9 @@ def check(
     for place, (number, loss) in enumerate(zip(batch.numbers, losses.reshape(-1).tolist(), strict=True)):
         one, request = slice(place, place + 1), requests[number]
         average = batch.average[one]
-        residual = root_mean_square((batch.noisy[one] - average)[batch.where[one]])
+        difference, where = batch.noisy[one] - average, batch.where[one]
+        difference = difference if request.whiten is None else request.whiten(difference * where)
+        residual = root_mean_square(difference[where])
         reason = reason_to_stop(request.rules, loss=loss, residual=residual, estimate=estimate[one], average=average)
         reason = reason or ("steps" if step == request.steps else None)
         if reason or step % TRACE_EVERY == 0:
@@ -116,6 +118,7 @@ class GeneratorObjective:
         input_noise: standard deviation of :math:`\eta`, which is added to z at every step, (B,).
         tv_weight: weight of the total variation, (B,), or None for a loss that takes none.
         draws: of each image, what gives the noise of a step for its z, of standard deviation 1.
+        weight, scale: further arguments of a loss that takes them, (B, 1, H, W), or None.
         precision: of the network's convolutions.
     """
 
@@ -125,6 +128,8 @@ class GeneratorObjective:
     tv_weight: Tensor | None
     draws: Sequence[Callable[[], Tensor]]
     precision: str = "float32"
+    weight: Tensor | None = None
+    scale: Tensor | None = None
 
     def __call__(self, noisy: Tensor, network: nn.Module) -> tuple[Tensor, Tensor]:
         noise = self.draws[0]()[None] if len(self.draws) == 1 else torch.stack([draw() for draw in self.draws])
@@ -133,7 +138,8 @@ class GeneratorObjective:
             estimate = network(z)
         estimate = estimate[..., : noisy.shape[-2], : noisy.shape[-1]]
         weights = () if self.tv_weight is None else (self.tv_weight,)
-        return self.loss(estimate, noisy, *weights), estimate
+        options = {name: getattr(self, name) for name in ("weight", "scale") if getattr(self, name) is not None}
+        return self.loss(estimate, noisy, *weights, **options), estimate
 
     def join(self, others: Sequence[GeneratorObjective]) -> GeneratorObjective:
         """The objective of this image and of the others', in this order."""
@@ -149,7 +155,8 @@ class GeneratorObjective:
         return replace(self, **kept, draws=[self.draws[place] for place in places])
 
     def _of_each_image(self) -> list[str]:
-        return ["z", "input_noise"] if self.tv_weight is None else ["z", "input_noise", "tv_weight"]
+        names = ("z", "input_noise", "tv_weight", "weight", "scale")
+        return [name for name in names if getattr(self, name) is not None]
 
 
 def run_fits(procedures: Sequence[Procedure[Outcome]], *, device: torch.device) -> list[Outcome]:

@@ -9,7 +9,9 @@ GAMMA = 1e-3  # keeps quotients finite for an empty image, and smooths the corne
 IMAGE = (-3, -2, -1)
 
 
-def spectral_fidelity(estimate: Tensor, noisy: Tensor, *, weight: Tensor | None = None) -> Tensor:
+def spectral_fidelity(
+    estimate: Tensor, noisy: Tensor, *, weight: Tensor | None = None, scale: Tensor | None = None
+) -> Tensor:
     r"""Squared distance of two spectra, relative to the spectrum of the noisy image.
 
     .. math:: L_{IS} = \frac{\|W (F\hat x - F y)\|_2^2}{\|W F y\|_2^2 + \gamma}
@@ -20,6 +22,11 @@ def spectral_fidelity(estimate: Tensor, noisy: Tensor, *, weight: Tensor | None 
         weight: optional weights :math:`W` of the frequencies, broadcast to (..., C, H, W) in the order of
             ``torch.fft.fft2``. Without it :math:`W = 1`, and by Plancherel's theorem the value and the gradient are
             those of the relative squared error in the image, which is what is evaluated: no transform is needed.
+
+        scale: optional factors of the pixels, broadcast likewise, by which both images are multiplied first.
+
+    With :math:`W = 1 / \sqrt{\Psi}` for noise of spectrum :math:`\Psi`, and the scale that makes its deviation even,
+    this is the fidelity of maximum likelihood for correlated, uneven Gaussian noise, made relative as in the paper.
 
     Returns:
         one value an image, (...), for the orthonormal transform F and :math:`\gamma = 0.001`, which the paper leaves
@@ -32,6 +39,8 @@ def spectral_fidelity(estimate: Tensor, noisy: Tensor, *, weight: Tensor | None 
     1.0
     """
     difference, reference = estimate - noisy, noisy
+    if scale is not None:
+        difference, reference = scale * difference, scale * reference
     if weight is not None:
         difference, reference = (weight * torch.fft.fft2(image, norm="ortho") for image in (difference, reference))
     return energy(difference) / (energy(reference) + GAMMA)
@@ -68,12 +77,20 @@ def variation(estimate: Tensor) -> Tensor:
     return torch.sqrt(along_x.square() + along_y.square() + GAMMA**2).sum(IMAGE)
 
 
-def penalised_fidelity(estimate: Tensor, noisy: Tensor, tv_weight: Tensor, *, fidelity_weight: float = 1.0) -> Tensor:
+def penalised_fidelity(
+    estimate: Tensor, noisy: Tensor, tv_weight: Tensor, *, fidelity_weight: float = 1.0, **whitening: Tensor
+) -> Tensor:
     r"""DNA-Prior's objective, :math:`\alpha L_{IS} + \beta L_{TV}`: (B, C, H, W) and weights (B,) to (B,).
 
     Source: equation 6 of the paper of :func:`spectral_fidelity`.
     """
-    return fidelity_weight * spectral_fidelity(estimate, noisy) + tv_weight * total_variation(estimate)
+    return fidelity_weight * spectral_fidelity(estimate, noisy, **whitening) + tv_weight * total_variation(estimate)
+
+
+def whiten(image: Tensor, *, weight: Tensor | None = None, scale: Tensor | None = None) -> Tensor:
+    """The image times the scale, and its frequencies times the weight: (..., H, W) to the same."""
+    image = image if scale is None else scale * image
+    return image if weight is None else torch.fft.ifft2(weight * torch.fft.fft2(image)).real
 
 
 def penalised_error(estimate: Tensor, noisy: Tensor, tv_weight: Tensor) -> Tensor:
