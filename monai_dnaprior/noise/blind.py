@@ -1,0 +1,214 @@
+"""Strength, correlation and map of the noise of one image, measured in the image alone."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, interpolate, pad
+
+from .estimate import varying_pixels
+from .groups import DENSE, SIDE, Groups, sparse_step
+from .spectrum import GRID, LAGS, correlation_of, fitted, seen, synthesised
+
+LEAST_SIDE = 24  # of an image in which groups of patches can be told apart
+LEAST_GROUPS = 30
+LOWEST = 0.05  # quantile of the groups, whose variance is taken to be noise alone
+RANGE = 3.0  # largest factor by which one round may change a variance
+ROUNDS = 3
+WHITE_NOISES = 3  # made to see what white noise would look like, and how surely
+LIKE = 0.1  # correlation of neighbours from which noise may be called correlated
+ERRORS = 4.0  # or so many times the deviation that white noise shows
+UNEVEN = 1.3  # 90th over 10th percentile of a map from which noise may be called uneven
+EXCESS = 1.15  # times as much as even noise shows
+WINDOW = 40  # pixels in which a map is robust to texture
+BLUR = 12  # pixels by which it is smooth
+LOW_RANK = 0.3  # quantile that is taken in the window
+MAPS = 2  # rounds in which a map is found
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """Noise found: see :class:`~monai_dnaprior.noise.model.NoiseModel`; ``deviation`` is (H, W)."""
+
+    sigma: float
+    correlation: Tensor | None
+    deviation: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """An image (C, H, W) whose noise is measured, and what the means of its groups make of it.
+
+    Noise that is put on the means is measured as the image is. What else there is in a group then counts in both.
+    """
+
+    image: Tensor
+    means: Tensor
+    usable: Tensor
+    step: int
+
+    @classmethod
+    def of(cls, image: Tensor, usable: Tensor) -> Scene:
+        groups = Groups.of(image.mean(0), usable, step=DENSE)
+        means = torch.stack([groups.means(plane) for plane in image])
+        return cls(image, means, usable, sparse_step(*image.shape[-2:]))
+
+    def variances(self, image: Tensor) -> tuple[Tensor, Groups]:
+        """Of the cosine coefficients in the groups of an image (C, H, W), the mean over channels, and the groups."""
+        groups = Groups.of(image.mean(0), self.usable, step=self.step)
+        return torch.stack([groups.variances(plane) for plane in image]).mean(0), groups
+
+    def simulated(self, sigma: float, correlation: Tensor | None, seed: int) -> Tensor:
+        """The means with noise of this kind."""
+        height, width = self.image.shape[-2:]
+        noise = [synthesised(correlation, height, width, 100 * seed + channel) for channel in range(len(self.image))]
+        return self.means + sigma * torch.stack(noise)
+
+
+def measure(image: Tensor, sigma: float, *, known: Tensor | None = None, white: bool = False) -> Measured | None:
+    """Measure the noise of an image (C, H, W); None where it is white and even within the error, or too little is seen.
+
+    Args:
+        image: float32, on the CPU.
+        sigma: its deviation if it is white.
+        known: its correlation, if only strength and map are to be found.
+        white: whether it is known to be white.
+    """
+    if min(image.shape[-2:]) < LEAST_SIDE or not sigma > 0:
+        return None
+    usable = usable_places(image)
+    if int(usable.sum()) < LEAST_GROUPS * SIDE:
+        return None
+    deviation, even = torch.ones(image.shape[-2:]), True
+    for _ in range(MAPS):
+        scene = Scene.of(image / deviation, usable)
+        found = stationary(scene, known=known, white=white)
+        if found is None:
+            return None
+        change = map_of(scene, *found)
+        if change is None:
+            break
+        even = False
+        deviation = deviation * change
+        deviation = deviation / deviation.square().mean().sqrt()
+    else:
+        found = stationary(Scene.of(image / deviation, usable), known=known, white=white)
+        if found is None:
+            return None
+    total, correlation = found
+    if correlation is None and even:
+        return None
+    return Measured(total, correlation, None if even else deviation)
+
+
+def usable_places(image: Tensor) -> Tensor:
+    """Where patches hold no pixel that equals its neighbours in every channel, (H - 7, W - 7)."""
+    varying = varying_pixels(image[None]).any(1, keepdim=True).float()
+    return avg_pool2d(varying, SIDE, stride=1)[0, 0] > 1 - 0.5 / SIDE**2
+
+
+def stationary(scene: Scene, *, known: Tensor | None = None, white: bool = False) -> tuple[float, Tensor | None] | None:
+    """Standard deviation and correlation, None where white, of even noise; None where too few groups are found."""
+    variances, _ = scene.variances(scene.image)
+    if len(variances) < LEAST_GROUPS:
+        return None
+    measured = low(variances)
+    if known is not None or white:
+        return strength(scene, measured, known), known
+    sigma = float(measured.mean().sqrt())
+    looks = [low(scene.variances(scene.simulated(sigma, None, seed))[0]) for seed in range(WHITE_NOISES)]
+    flat = torch.full((GRID * GRID,), sigma**2, dtype=torch.float64)
+    expected = torch.stack(looks).mean(0)
+    spectrum = adjusted(flat, measured / expected)
+    errors = torch.stack([neighbours(adjusted(flat, look / expected)) for look in looks])
+    likeness = neighbours(spectrum)
+    error = errors.square().mean().sqrt() * math.sqrt(WHITE_NOISES / (WHITE_NOISES - 1))
+    if float(likeness.abs().max()) <= max(LIKE, ERRORS * float(error)):
+        return float(spectrum.mean().sqrt()), None
+    for seed in range(WHITE_NOISES, WHITE_NOISES + ROUNDS):
+        total, correlation = float(spectrum.mean().sqrt()), correlation_of(spectrum)
+        look = low(scene.variances(scene.simulated(total, correlation, seed))[0])
+        spectrum = adjusted(spectrum, measured / look.clamp(min=1e-12 * float(look.max())))
+    return float(spectrum.mean().sqrt()), correlation_of(spectrum)
+
+
+def strength(scene: Scene, measured: Tensor, known: Tensor | None) -> float:
+    """Standard deviation of noise of which the correlation is known."""
+    sigma = float(measured.mean().sqrt())
+    for seed in range(2):
+        look = low(scene.variances(scene.simulated(sigma, known, seed))[0])
+        sigma *= float((measured.sum() / look.sum()).sqrt().clamp(1 / RANGE, RANGE))
+    return sigma
+
+
+def low(variances: Tensor) -> Tensor:
+    """The variance of every coefficient in the calmest groups."""
+    return variances.double().quantile(LOWEST, dim=0)
+
+
+def adjusted(spectrum: Tensor, ratios: Tensor) -> Tensor:
+    """A spectrum changed so that the coefficients' variances change by these ratios."""
+    return fitted(seen(spectrum) * ratios.clamp(1 / RANGE**2, RANGE), spectrum)
+
+
+def neighbours(spectrum: Tensor) -> Tensor:
+    """Correlation with the nearest below and to the right."""
+    rho = correlation_of(spectrum)
+    return torch.stack([rho[LAGS + 1, LAGS], rho[LAGS, LAGS + 1]])
+
+
+def map_of(scene: Scene, sigma: float, correlation: Tensor | None) -> Tensor | None:
+    """How strong the noise is around each pixel, (H, W), relative; None where it is even within the error."""
+    frequency = torch.arange(SIDE)
+    looks, last = list[Tensor](), None
+    for seed in range(20, 23):
+        simulated = scene.simulated(sigma, correlation, seed)
+        looks.append(in_place(scene, simulated))
+    last = in_place(scene, scene.image)
+    expected = torch.stack(looks).nanmean(0)
+    power = torch.stack([look.exp().nanmean((0, 1)) for look in looks]).mean(0)
+    keep = (power > 0.02 * power.max()) & ((frequency[:, None] + frequency).flatten() >= 3)
+    level = smooth_map((last - expected)[..., keep].median(-1).values / 2, scene.step)
+    noise = smooth_map((looks[0] - torch.stack(looks[1:]).nanmean(0))[..., keep].median(-1).values / 2, scene.step)
+    if spread(level) <= max(UNEVEN, EXCESS * spread(noise)):
+        return None
+    return at_pixels(level, scene.image.shape[-2:], scene.step).exp()
+
+
+def in_place(scene: Scene, image: Tensor) -> Tensor:
+    """Logarithm of the groups' variances, (rows, columns, 64), NaN where there is no group."""
+    variances, groups = scene.variances(image)
+    placed = torch.full((*groups.found.shape, SIDE * SIDE), torch.nan, dtype=torch.float64)
+    placed[groups.found] = variances.double().clamp(min=1e-30).log()
+    return placed
+
+
+def spread(level: Tensor) -> float:
+    """The 90th percentile of a map over the 10th, from its logarithm."""
+    low, high = level.flatten().quantile(torch.tensor([0.1, 0.9], dtype=level.dtype))
+    return float((high - low).exp())
+
+
+def smooth_map(level: Tensor, step: int) -> Tensor:
+    """A map without what stands out of a window, smoothed; what is missing is taken from the nearest."""
+    from scipy.ndimage import distance_transform_edt, gaussian_filter, percentile_filter
+
+    values = level.numpy()
+    if (missing := level.isnan().numpy()).any():
+        nearest = distance_transform_edt(missing, return_distances=False, return_indices=True)
+        values = values[tuple(nearest)]
+    window = 2 * (WINDOW // step // 2) + 1
+    calm = percentile_filter(values, 100 * LOW_RANK, size=window, mode="nearest")
+    return torch.from_numpy(gaussian_filter(calm, BLUR / step, mode="nearest"))
+
+
+def at_pixels(level: Tensor, size: torch.Size, step: int) -> Tensor:
+    """A map on the grid of patches, at every pixel."""
+    last = [SIDE // 2 + step * (count - 1) for count in level.shape]
+    inner = [end - SIDE // 2 + 1 for end in last]
+    fine = interpolate(level[None, None], size=inner, mode="bilinear", align_corners=True)
+    room = [SIDE // 2, size[1] - SIDE // 2 - inner[1], SIDE // 2, size[0] - SIDE // 2 - inner[0]]
+    return pad(fine, room, "replicate")[0, 0].float()

@@ -1,0 +1,130 @@
+"""One value for the noise of an image: how strong it is, how alike in neighbouring pixels, and how even."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, conv2d, pad
+
+from .blind import measure
+from .estimate import estimate_sigma
+from .spectrum import spectrum_of
+
+FLOOR = 2e-3  # of the mean power is the least that a spectrum has
+SLICES = 8  # of a volume, at equal distances, in which its correlation is measured
+
+
+@dataclass(frozen=True, eq=False)
+class NoiseModel:
+    r"""Gaussian noise :math:`n = \sigma\, d(p)\, e`, where e has unit variance and is stationary.
+
+    Attributes:
+        sigma: standard deviation, the root of its mean square over the image.
+        correlation: :math:`\rho`, of e over lags, (2L+1, 2L+1), 1 at the centre; None where e is white within the error
+            of what was measured.
+        deviation: d, (1, 1, H, W), of mean square 1; None where the noise is even within that error.
+
+    >>> noise = torch.randn(1, 1, 128, 128, generator=torch.Generator().manual_seed(0))
+    >>> model = NoiseModel.of(torch.nn.functional.avg_pool2d(noise, 2, 1))
+    >>> model.is_white, bool(abs(model.sigma - 0.5) < 0.05), bool(abs(model.correlation[15, 16] - 0.5) < 0.1)
+    (False, True, True)
+    """
+
+    sigma: float
+    correlation: Tensor | None = None
+    deviation: Tensor | None = None
+
+    @classmethod
+    def of(cls, noisy: Tensor) -> NoiseModel:
+        """Measure the noise of one image (1, C, H, W); of several slices, the correlation that they share.
+
+        White and even noise has the sigma of :func:`~monai_dnaprior.noise.estimate.estimate_sigma`. The measurement is
+        made on the CPU, and depends on the values alone.
+        """
+        if len(noisy) > 1:
+            return pooled([cls.of(noisy[index : index + 1]) for index in spaced(len(noisy), SLICES)])
+        image = noisy.detach().float().cpu()
+        plain = estimate_sigma(image).item()
+        measured = measure(image[0], plain)
+        if measured is None:
+            return cls(plain)
+        correlation, deviation = measured.correlation, measured.deviation
+        return cls(
+            measured.sigma,
+            None if correlation is None else correlation.to(noisy.device),
+            None if deviation is None else deviation[None, None].to(noisy.device),
+        )
+
+    @property
+    def is_white(self) -> bool:
+        """Whether neighbouring pixels are not alike; the noise may be uneven."""
+        return self.correlation is None
+
+    def spectrum(self, height: int, width: int) -> Tensor:
+        """Power of e, (H, W) in the order of :func:`torch.fft.fft2`, of mean 1 and nowhere near 0."""
+        if self.correlation is None:
+            return torch.ones(height, width, dtype=torch.float64)
+        power = spectrum_of(self.correlation, height, width).clamp(min=0)
+        power = power.clamp(min=FLOOR * float(power.mean()))
+        return power / power.mean()
+
+    def covariance(self, side: int) -> Tensor:
+        """Covariance of e in a patch, (side², side²) in double precision."""
+        if self.correlation is None:
+            return torch.eye(side * side, dtype=torch.float64)
+        reach = len(self.correlation) // 2
+        rho = pad(self.correlation.double(), [max(0, side - 1 - reach)] * 4)
+        centre, axis = len(rho) // 2, torch.arange(side, device=rho.device)
+        places = torch.cartesian_prod(axis, axis)
+        lags = places[:, None] - places + centre
+        return rho[lags[..., 0], lags[..., 1]]
+
+    def shrink(self, factor: int) -> NoiseModel:
+        """The noise of means over blocks of factor × factor pixels."""
+        if factor == 1:
+            return self
+        deviation, share = self.deviation, 1.0
+        if deviation is not None:
+            power = avg_pool2d(deviation.square(), factor)
+            share = power.mean().sqrt().item()
+            deviation = power.sqrt() / share
+        if self.correlation is None:
+            return NoiseModel(share * self.sigma / factor, None, deviation)
+        triangle = factor - torch.arange(1 - factor, factor, dtype=torch.float64).abs()
+        kernel = torch.outer(triangle, triangle)[None, None].to(self.correlation.device) / factor**4
+        reach = len(self.correlation) // 2
+        coarse = -(-(reach + factor - 1) // factor)
+        room = pad(self.correlation.double()[None, None], [coarse * factor + factor - 1 - reach] * 4)
+        rho = conv2d(room, kernel)[0, 0, ::factor, ::factor]
+        variance = rho[coarse, coarse].item()
+        return NoiseModel(share * self.sigma * variance**0.5, (rho / variance).to(self.correlation), deviation)
+
+    def at(self, noisy: Tensor) -> NoiseModel:
+        """This correlation with the strength and the map that one image (1, C, H, W) has itself."""
+        image = noisy.detach().float().cpu()
+        plain = estimate_sigma(image).item()
+        known = None if self.correlation is None else self.correlation.double().cpu()
+        measured = measure(image[0], plain, known=known, white=known is None)
+        if measured is None:
+            return NoiseModel(plain, self.correlation)
+        deviation = None if measured.deviation is None else measured.deviation[None, None].to(noisy.device)
+        return NoiseModel(measured.sigma, self.correlation, deviation)
+
+
+def pooled(models: list[NoiseModel]) -> NoiseModel:
+    """What several slices have in common: their mean power, and the mean correlation if most are correlated."""
+    sigma = (sum(model.sigma**2 for model in models) / len(models)) ** 0.5
+    known = [model.correlation for model in models if model.correlation is not None]
+    return NoiseModel(sigma, torch.stack(known).mean(0) if 2 * len(known) > len(models) else None)
+
+
+def spaced(count: int, most: int) -> list[int]:
+    """Indices of so many of ``count`` slices, at equal distances.
+
+    >>> spaced(10, 4)
+    [1, 3, 6, 8]
+    """
+    number = min(count, most)
+    return [(2 * index + 1) * count // (2 * number) for index in range(number)]
