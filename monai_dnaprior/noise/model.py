@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -81,13 +82,27 @@ class NoiseModel:
         lags = places[:, None] - places + centre
         return rho[lags[..., 0], lags[..., 1]]
 
+    def variance(self, image: Tensor) -> Tensor:
+        """The variance of the noise at every pixel of an image (1, C, H, W)."""
+        deviation = torch.ones_like(image) if self.deviation is None else self.deviation.expand_as(image)
+        return self.sigma**2 * deviation.square()
+
+    def crop(self, place: tuple[Any, ...]) -> NoiseModel:
+        """The noise of a part of the image."""
+        return self if self.deviation is None else replace(self, deviation=self.deviation[place])
+
+    def scale(self, factor: float) -> NoiseModel:
+        """The noise of the image times a factor."""
+        return replace(self, sigma=factor * self.sigma)
+
     def shrink(self, factor: int) -> NoiseModel:
         """The noise of means over blocks of factor × factor pixels."""
         if factor == 1:
             return self
         deviation, share = self.deviation, 1.0
         if deviation is not None:
-            power = avg_pool2d(deviation.square(), factor)
+            lacking = [0, -deviation.shape[-1] % factor, 0, -deviation.shape[-2] % factor]
+            power = avg_pool2d(pad(deviation.square(), lacking, "replicate"), factor)
             share = power.mean().sqrt().item()
             deviation = power.sqrt() / share
         if self.correlation is None:
