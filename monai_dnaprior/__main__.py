@@ -21,6 +21,7 @@ from .files.scan import Caps, ScanError
 
 DESCRIPTION = "Self-supervised denoising of medical images.\nNot a medical device; keep the original."
 INTERRUPTED, TERMINATED = 130, 143
+SETTINGS = ("method", "device", "slice_dim", "batch_size", "rician", "mask", "residual", "spread")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -103,24 +104,12 @@ def run_denoise(options: argparse.Namespace) -> int:
 
 
 def run_scans(options: argparse.Namespace, **others: Any) -> int:
-    given = {"preset": options.preset, "steps": options.steps, "seed": options.seed}
+    given = {name: getattr(options, name) for name in ("preset", "steps", "seed")}
     method = {name: value for name, value in given.items() if value is not None}
+    others |= {name: getattr(options, name) for name in SETTINGS}
+    others |= {"caps": caps_of(options), "options": {**method, **dict(map(parse_option, options.option))}}
     rows = []
-    for row in denoise_all(
-        options.input,
-        options.output,
-        caps=caps_of(options),
-        method=options.method,
-        options={**method, **dict(map(parse_option, options.option))},
-        device=options.device,
-        slice_dim=options.slice_dim,
-        batch_size=options.batch_size,
-        rician=options.rician,
-        mask=options.mask,
-        residual=options.residual,
-        spread=options.spread,
-        **others,
-    ):
+    for row in denoise_all(options.input, options.output, **others):
         rows.append(row)
         if row.exit_code:
             tqdm.write(f"monai-dnaprior: {printable(row.reason)}", file=sys.stderr)
@@ -181,13 +170,8 @@ def run_compare(options: argparse.Namespace) -> int:
     absent = [path for path in [*options.images, *(options.reference or [])] if not Path(path).exists()]
     if absent:
         raise ValueError(f"{absent[0]} does not exist.")
-    cases = load_cases(
-        options.images,
-        references=options.reference,
-        noise=options.noise,
-        slice_index=options.slice,
-        seed=options.seed,
-    )
+    chosen = {"noise": options.noise, "slice_index": options.slice, "seed": options.seed}
+    cases = load_cases(options.images, references=options.reference, **chosen)
     methods = {name: (name, {"seed": options.seed, **budget}) for name in names}
     device = str(computing_device(device_name(options.device)))
     rows = compare(cases, methods, options.output, device=device, progress=not options.quiet)

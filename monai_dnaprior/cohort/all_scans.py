@@ -24,7 +24,7 @@ Runner = Callable[[Sequence[ScanTask]], Iterator[ScanRow]]
 def denoise_all(
     path: Path, output: Path, *, caps: Caps, progress: bool = False, runner: Runner | None = None, **settings: Any
 ) -> Iterator[ScanRow]:
-    """Denoise the scan that a path is, or every scan below it, and tell of each when it is finished.
+    """Denoise the scan that a path is, or every scan below it, and yield a row for each when it is finished.
 
     One scan becomes the output; several become files below it, named like theirs, with a ``manifest.json``.
 
@@ -33,7 +33,7 @@ def denoise_all(
         output: a file, or a folder, of the same kind.
         caps: what a file may ask for.
         progress: show a progress bar over the slices of each scan.
-        runner: what takes care of the scans; None treats one after another.
+        runner: denoises the scans, for instance a cluster; None denoises one after another.
         settings: see :class:`~monai_dnaprior.cohort.settings.Settings`.
     """
     if path.is_dir() and output.absolute().is_relative_to(path.absolute()):

@@ -148,7 +148,7 @@ class ScanJob:
             raise OSError(f"{self.output} could not be written: it does not come back from the disk as it was")
 
     def _write_values(self, result: DenoisedScan, staged: Outputs) -> None:
-        """The residual and the spread, as far as they are wanted, with sidecars where BIDS wants them."""
+        """Write the residual and the spread, if they are asked for, with sidecars where BIDS requires them."""
         for what in self.settings.besides:
             volume = self.scan.residual(result.stored) if what == "residual" else result.spread
             if volume is None:

@@ -22,7 +22,7 @@ from .cases import Case
 from .figures import Panel, busiest_window, draw_grid, draw_points
 from .table import Row, markdown, read_rows, row_key, write_rows
 
-SAMPLE_EVERY = 0.01  # seconds between looks at the memory in use
+SAMPLE_EVERY = 0.01  # seconds between checks of the memory in use
 
 
 def compare(
@@ -61,9 +61,7 @@ def compare(
                 np.save(stored, denoised.numpy())
         rows.append(row)
         done.pop(key, None)
-        write_rows(
-            [*rows, *done.values()], folder / "table.csv"
-        )  # also what an earlier run did and this comes to later
+        write_rows([*rows, *done.values()], folder / "table.csv")  # also what an earlier run did of what is to come
     write_rows(rows, folder / "table.csv")
     (folder / "table.md").write_text(markdown(rows), encoding="utf-8")
     draw_grid(list(strips(cases, list(methods), folder)), folder / "grid.png")
@@ -83,15 +81,15 @@ def run_method(
     except Exception as error:  # one failing method must not end the comparison
         return Row(case.name, label, error=f"{type(error).__name__}: {error}".splitlines()[0], key=key), None
     seconds, record = time.perf_counter() - started, result.records[0]
-    removed = case.noisy - image
+    residual, clean = case.noisy - image, case.clean
     row = Row(
         case.name,
         label,
-        psnr=None if case.clean is None else round(psnr(image, case.clean), 2),
-        ssim=None if case.clean is None else round(ssim(image, case.clean), 4),
+        psnr=None if clean is None else round(psnr(image, clean), 2),
+        ssim=None if clean is None else round(ssim(image, clean), 4),
         sigma=round(255 * estimate_sigma(case.noisy).item(), 2),
-        residual_correlation=round(noise_correlation(removed).item(), 3),
-        image_correlation=round(correlation(removed, image), 3),
+        residual_correlation=round(noise_correlation(residual).item(), 3),
+        image_correlation=round(correlation(residual, image), 3),
         steps=record.steps,
         stop_reason=record.stop_reason,
         seconds=round(seconds, 3),

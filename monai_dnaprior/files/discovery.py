@@ -45,8 +45,8 @@ class Source:
 def find_sources(path: Path) -> tuple[list[Source], list[ScanError]]:
     """Every scan at or below a path, and why other files that should be scans are none.
 
-    A DICOM series gives one scan for each of its orientations and matrices. Of other files in a folder only those are
-    looked at whose names say that they are scans.
+    A DICOM series gives one scan for each of its orientations and matrices. Other files in a folder are
+    taken for scans by their names alone.
 
     >>> folder = Path(nifti.__file__).parent
     >>> find_sources(folder)
@@ -74,10 +74,9 @@ def sources_of(path: Path) -> tuple[list[Source], list[ScanError]]:
     kind = kind_of(path)
     if kind is None:
         raise UnsupportedScan(path, f"is of no known kind; supported are DICOM and {', '.join(SUFFIXES[:-1])}")
-    if kind == "DICOM":
-        _, errors = dicom.group_series([path])
-        return ([], errors) if errors else ([Source(kind, (path,), stem_of(path.name), ".dcm")], [])
-    return [Source(kind, (path,), stem_of(path.name), suffix_of(path.name))], []
+    errors = dicom.group_series([path])[1] if kind == "DICOM" else []
+    suffix = ".dcm" if kind == "DICOM" else suffix_of(path.name)
+    return [] if errors else [Source(kind, (path,), stem_of(path.name), suffix)], errors
 
 
 def sources_of_folder(files: Sequence[Path], top: Path) -> tuple[list[Source], list[ScanError]]:

@@ -125,7 +125,7 @@ def header_of(path: Path, start: bytes) -> bytes:
 
 
 def check_compression(path: Path, start: int, size: int) -> None:
-    """Refuse compressed voxels that do not decode to so many bytes of the right checksum, which ITK would let pass."""
+    """Refuse compressed voxels of another size than the header says, or a wrong checksum, which ITK would let pass."""
     with path.open("rb") as file:
         file.seek(start)
         stream = zlib.decompressobj(ZLIB_OR_GZIP)

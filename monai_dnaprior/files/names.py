@@ -106,7 +106,7 @@ class Outputs:
 
 
 def bids_fields(stem: str, what: str) -> dict[str, Any]:
-    """What BIDS wants in the sidecar of a derivative; nothing for other names."""
+    """The fields that BIDS requires in the sidecar of a derivative; none for other names."""
     if not NAME.fullmatch(os.path.basename(stem)):
         return {}
     return {"Description": DESCRIPTIONS[what], "SkullStripped": False}  # by us, that is

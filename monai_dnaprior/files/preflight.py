@@ -35,9 +35,9 @@ class EnforcedCaps(Caps):
 
 
 def preflight(source: Source, caps: Caps) -> tuple[tuple[int, ...], bool]:
-    """Read a scan and write it back unchanged, elsewhere and for nothing: whatever is wrong with it shows there.
+    """Read a scan and write it back unchanged, in a temporary folder, to find what is wrong with it.
 
-    A parser that crashes, hangs or takes too much memory does so in a process that has nothing to lose.
+    A parser that crashes, hangs or takes too much memory does so in a process of its own.
 
     Returns:
         the scan's shape, (C, H, W) or (C, H, W, D), and whether its channels are colours.
@@ -82,7 +82,7 @@ def preflight(source: Source, caps: Caps) -> tuple[tuple[int, ...], bool]:
 
 
 def answer_to(request: dict) -> dict[str, Any]:
-    """What the process says: what the scan is like, or the error."""
+    """What the process prints: the shape of the scan, or the error."""
     source = Source(request["kind"], tuple(map(Path, request["files"])), request["stem"], request["suffix"])
     total = sum(file.stat().st_size for file in source.files)
     limit_memory(FIXED_MEMORY + COPIES * total)
@@ -107,7 +107,7 @@ def answer_to(request: dict) -> dict[str, Any]:
 
 
 def limit_memory(size: int) -> None:
-    """Let this process take so many bytes of address space more than it has now, where the system can do that."""
+    """Limit the address space of this process to some bytes more than it has now, where the system can do that."""
     if resource is None:
         return
     try:

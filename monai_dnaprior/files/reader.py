@@ -160,7 +160,7 @@ def all_scans(folder: PathLike) -> list[str | list[str]]:
 
 
 def all_series(folder: Path) -> list[list[str]]:
-    """The files of every DICOM series directly in a folder, sorted along their normal; what is none is logged."""
+    """The files of every DICOM series directly in a folder, sorted along their normal; other files are logged."""
     stacks, errors = group_folder(folder)
     for error in errors:
         logger.warning("%s", error)

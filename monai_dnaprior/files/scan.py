@@ -61,18 +61,15 @@ class Caps:
 
     def admit(self, path: object, *, decoded: int, encoded: int, pixels: int) -> None:
         """Refuse a file whose voxels would take so much."""
+        ratio, reason = decoded / max(encoded, 1), ""
         if decoded > self.size:
-            raise CorruptScan(
-                path, f"{decoded} bytes of voxels are more than the cap of {self.size}; raise --max-bytes"
-            )
-        if pixels > self.pixels:
-            raise CorruptScan(
-                path, f"a slice of {pixels} pixels is more than the cap of {self.pixels}; raise --max-pixels"
-            )
-        if decoded > 2**26 and decoded > self.ratio * encoded:
-            raise CorruptScan(
-                path, f"decodes to {decoded / encoded:.0f} times its size, cap {self.ratio:g}; raise --max-ratio"
-            )
+            reason = f"{decoded} bytes of voxels are more than the cap of {self.size}; raise --max-bytes"
+        elif pixels > self.pixels:
+            reason = f"a slice of {pixels} pixels is more than the cap of {self.pixels}; raise --max-pixels"
+        elif decoded > 2**26 and ratio > self.ratio:
+            reason = f"decodes to {ratio:.0f} times its size, cap {self.ratio:g}; raise --max-ratio"
+        if reason:
+            raise CorruptScan(path, reason)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

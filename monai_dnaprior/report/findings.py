@@ -54,7 +54,7 @@ def of_slices(sidecar: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def of_warnings(sidecar: Mapping[str, Any], measures: Measures) -> Iterator[Finding]:
-    """What was warned of when it was denoised, and correlated noise where a method does not look for it."""
+    """The warnings of the denoising, and correlated noise where a method does not check for it."""
     total = len(sidecar["slices"])
     titles = {text: heading(text) for text in sidecar["warnings"]}  # those of one kind may differ in their numbers
     for title in dict.fromkeys(titles.values()):

@@ -1,4 +1,4 @@
-"""What is measured of a denoised scan: what was removed, where, and how it is spread."""
+"""Measures of a residual: its spectrum, autocorrelation and bias, and where it lies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Slices as a person looks at them: the right way up, with grey values for the eye, as PNG in text."""
+"""Slices for the screen: oriented as radiologists hang them, windowed, as PNG in text."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def read_sidecar(source: Source, output: Path) -> dict[str, Any]:
         raise CorruptScan(path, "is no JSON") from error
     if not is_complete(sidecar):
         raise CorruptScan(path, "is not what denoise writes")
-    # what is read below is then what was rehearsed, in a process of its own, before it was denoised
+    # what is read below is then what was checked, in a process of its own, before it was denoised
     if sidecar["input"] != [hash_of(file) for file in source.files]:
         raise UnsupportedScan(source.label, f"is not the scan that {path.name} tells of")
     if sidecar["output"] != hash_of(output):

@@ -134,7 +134,7 @@ class TrainingLog:
 
     Args:
         folder: where ``log.csv`` and ``validation.png`` go; a training that goes on adds to the log.
-        network: what is looked at, for instance the averaged weights.
+        network: what denoises the pairs, for instance with averaged weights.
         objective: says what the network's output means.
         pairs: noisy and clean images (1, C, H, W): their mean PSNR goes into the log, the first four into the picture.
     """

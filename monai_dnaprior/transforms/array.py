@@ -120,7 +120,7 @@ def records_text(records: list[Record]) -> str:
 
 
 def convert_like(img: NdarrayOrTensor, values: torch.Tensor, records: list[Record]) -> Any:
-    """The values in the container of img, on its device, with its metadata and the records."""
+    """Values in the container of img, on its device, with its metadata and the records."""
     output = convert_to_dst_type(values, dst=img, dtype=torch.float32)[0]
     if isinstance(output, MetaTensor):
         output.meta[RECORDS_KEY] = records_text(records)

@@ -64,7 +64,7 @@ class Slicing:
         return self.depth(shape) * (shape[0] if self.channel_wise else 1)
 
     def place(self, ndim: int, channels: slice, slices: slice) -> tuple[slice, ...]:
-        """The index of some slices of some channels in a volume of so many axes; an image is one slice."""
+        """The index of some slices of some channels in a volume of ``ndim`` axes; an image is one slice."""
         place = [channels, *[slice(None)] * (ndim - 1)]
         if ndim > SPATIAL_AXES:
             place[self.axis] = slices
@@ -75,7 +75,7 @@ class Slicing:
         return volume[None] if volume.ndim == SPATIAL_AXES else volume.movedim(self.axis, 0)
 
     def join(self, slices: Tensor, ndim: int) -> Tensor:
-        """The volume, or the image, of so many axes that was cut into these slices."""
+        """The volume or image of ``ndim`` axes that was cut into these slices."""
         return slices[0] if ndim == SPATIAL_AXES else slices.movedim(0, self.axis)
 
 
@@ -165,7 +165,7 @@ def denoise_parts(volume: Tensor, denoiser: Denoiser, slicing: Slicing, *, done:
 
 
 def batches(indices: range, batch_size: int, done: Container[int]) -> Iterator[range]:
-    """Neighbours among the slices that are not done, so many at most.
+    """Runs of neighbouring slices that are not done, each of ``batch_size`` at most.
 
     >>> list(batches(range(6), 2, done={1}))
     [range(0, 1), range(2, 4), range(4, 6)]
