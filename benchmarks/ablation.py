@@ -17,6 +17,7 @@ from monai_dnaprior.denoisers.nonlocal_bayes import refine
 from monai_dnaprior.denoisers.registry import create_denoiser
 from monai_dnaprior.noise.estimate import estimate_sigma
 from monai_dnaprior.noise.metrics import psnr
+from monai_dnaprior.noise.model import NoiseModel
 
 SIGMA = 25
 VARIANTS = {
@@ -70,8 +71,8 @@ def main() -> None:
 
 def guided(case: Case, guide: str) -> object:
     """The refinement led by a classical filter: what it does without any fit."""
-    sigma = estimate_sigma(case.noisy).item()
-    return refine(case.noisy, create_denoiser(guide)(case.noisy).image, sigma, rounds=DNAPrior().refinements)
+    noise = NoiseModel(estimate_sigma(case.noisy).item())
+    return refine(case.noisy, create_denoiser(guide)(case.noisy).image, noise, rounds=DNAPrior().refinements)
 
 
 def measure(cases: dict[str, Case], denoise: Callable[[Case], object]) -> dict[str, float]:

@@ -29,6 +29,7 @@ from monai_dnaprior.fitting.fit import GeneratorObjective
 from monai_dnaprior.fitting.threads import single_threaded_pool
 from monai_dnaprior.noise.estimate import varying_pixels
 from monai_dnaprior.noise.metrics import psnr
+from monai_dnaprior.noise.model import NoiseModel
 from monai_dnaprior.noise.models import add_noise
 
 IMAGE = "mri/pgbm002_t2_a.png"
@@ -123,7 +124,7 @@ def throughput(clean: Tensor, count: int) -> dict[str, Any]:
 def reference_step(clean: Tensor, *, precision: str = "float32") -> float:
     """Seconds a step of the reference takes, with every thread; in float32 laid out as in its authors' code."""
     dip, image = DeepImagePrior(precision=precision), noisy(clean)
-    request = next(dip.fit_tile(NoisyImage(image, varying_pixels(image), 0.1), dip.network(), 0))
+    request = next(dip.fit_tile(NoisyImage(image, varying_pixels(image), NoiseModel(0.1)), dip.network(), 0))
     if precision == "float32":
         request.network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         objective = cast(GeneratorObjective, request.objective)
@@ -135,7 +136,7 @@ def step_against_convolutions(precision: str, side: int = SIDE // 2) -> dict[str
     """A step of the default, as one thread takes it, against its convolutions forward and backward."""
     prior = DNAPrior(precision=precision)
     image = noisy(torch.rand(1, 1, side, side, generator=torch.Generator().manual_seed(0)))
-    request = next(prior.fit_small(NoisyImage(image, varying_pixels(image), 0.1), prior.network(), 0, 2))
+    request = next(prior.fit_small(NoisyImage(image, varying_pixels(image), NoiseModel(0.1)), prior.network(), 0, 2))
     seen: list[tuple[nn.Conv2d, Tensor]] = []
     hooks = [
         module.register_forward_hook(lambda module, inputs, output: seen.append((module, inputs[0].detach())))

@@ -19,6 +19,7 @@ from monai_dnaprior.denoisers.per_image import NoisyImage
 from monai_dnaprior.fitting.losses import spectral_fidelity, total_variation
 from monai_dnaprior.noise.estimate import estimate_sigma, varying_pixels
 from monai_dnaprior.noise.metrics import psnr
+from monai_dnaprior.noise.model import NoiseModel
 
 MODALITIES = ("microscopy", "mri", "pet", "ct", "ultrasound")
 SIGMAS = (25, 50)
@@ -42,7 +43,7 @@ def measure(data: Path, modality: str, sigma: int) -> list[list[float]]:
     case = make_case(data, modality, sigma)
     assert case.clean is not None
     level = estimate_sigma(case.noisy).item()
-    weight = DNAPrior().balanced_tv_weight(NoisyImage(case.noisy, varying_pixels(case.noisy), level))
+    weight = DNAPrior().balanced_tv_weight(NoisyImage(case.noisy, varying_pixels(case.noisy), NoiseModel(level)))
     network = copy.deepcopy(load_weights().network).requires_grad_()
     optimizer = torch.optim.Adam(network.parameters(), RATE)
     plain, refined = [], []
@@ -51,7 +52,7 @@ def measure(data: Path, modality: str, sigma: int) -> list[list[float]]:
         if step in STEPS:
             output = estimate.detach()
             plain.append(psnr(output, case.clean))
-            refined.append(psnr(refine(case.noisy, output, level, rounds=2), case.clean))
+            refined.append(psnr(refine(case.noisy, output, NoiseModel(level), rounds=2), case.clean))
         loss = spectral_fidelity(estimate, case.noisy) + weight * total_variation(estimate)
         optimizer.zero_grad()
         loss.sum().backward()

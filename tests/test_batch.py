@@ -23,6 +23,7 @@ from monai_dnaprior.fitting.fit import FitResult, Procedure, fit, fit_groups, ru
 from monai_dnaprior.fitting.losses import penalised_fidelity
 from monai_dnaprior.fitting.networks import ShiftedNoise, SkipNet
 from monai_dnaprior.fitting.stopping import Discrepancy
+from monai_dnaprior.noise.model import NoiseModel
 from monai_dnaprior.transforms.volumes import Slicing, denoise_volume
 
 CPU = torch.device("cpu")
@@ -42,7 +43,7 @@ def request(image: Tensor, *, seed: int = 0, level: float = 0.0, steps: int = 40
     """In double precision: a fit amplifies what rounding differs by, tenfold every few steps."""
     prior = DNAPrior(**SMALL, input_noise=0.02)
     seen = torch.ones_like(image, dtype=torch.bool)
-    made = next(prior.fit_small(NoisyImage(image, seen, 0.1), prior.network(), seed, 2))
+    made = next(prior.fit_small(NoisyImage(image, seen, NoiseModel(0.1)), prior.network(), seed, 2))
     return dataclasses.replace(
         made,
         network=made.network.double(),
@@ -113,7 +114,8 @@ def test_a_step_on_another_device_takes_nothing_from_the_cpu(preset: str) -> Non
     seen = torch.ones(1, 1, 32, 32, dtype=torch.bool)
     loss, options = penalised_fidelity, {"tv_weight": 0.1, "draw": ShiftedNoise}
     first, *others = (
-        prior.objective(NoisyImage(image, seen, 0.1), prior.network(), 0, loss, **options) for image in noisy.split(1)
+        prior.objective(NoisyImage(image, seen, NoiseModel(0.1)), prior.network(), 0, loss, **options)
+        for image in noisy.split(1)
     )
     objective, descent = first.join(others), torch.optim.Adam(stack.parameters())
     for kept in ([0, 2], [1]):

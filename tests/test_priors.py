@@ -21,16 +21,24 @@ from monai_dnaprior.denoisers.wire import WIRE
 from monai_dnaprior.fitting import fit
 from monai_dnaprior.fitting.batch import FitRequest
 from monai_dnaprior.fitting.fit import FitResult
-from monai_dnaprior.fitting.losses import penalised_error, spectral_fidelity, squared_error, total_variation, variation
+from monai_dnaprior.fitting.losses import (
+    penalised_error,
+    spectral_fidelity,
+    squared_error,
+    total_variation,
+    variation,
+    whiten,
+)
 from monai_dnaprior.fitting.networks import SkipNet, fixed_input
 from monai_dnaprior.noise.metrics import psnr
+from monai_dnaprior.noise.model import NoiseModel
 
 pytestmark = GUARDED
 
 
 def as_seen(pixels: Tensor, sigma: float) -> NoisyImage:
     """An image with noise everywhere."""
-    return NoisyImage(pixels, torch.ones_like(pixels, dtype=torch.bool), sigma)
+    return NoisyImage(pixels, torch.ones_like(pixels, dtype=torch.bool), NoiseModel(sigma))
 
 
 def test_paper_preset_is_as_printed() -> None:
@@ -366,3 +374,28 @@ def test_small_images_end_sooner_when_they_are_fitted_as_they_are(side: int, lea
     noisy = 0.5 + 0.09 * torch.randn(1, 1, side, side, generator=torch.Generator().manual_seed(0))
     result = DNAPrior(width=4, scales=1, input_channels=2, skip_channels=2, discrepancy=9, refinements=0)(noisy)
     assert (result.records[0].steps, result.records[0].stop_reason) == (least, "discrepancy")
+
+
+def test_correlated_noise_is_measured_and_removed(clean_slice: Tensor) -> None:
+    white = torch.randn(1, 1, 97, 81, generator=torch.Generator().manual_seed(0))
+    noisy = clean_slice + 0.12 * torch.nn.functional.avg_pool2d(white, 2, 1)
+    result = create_denoiser("dna-prior", preset="fast")(noisy)
+    record = result.records[0]
+    assert record.sigma == pytest.approx(0.06, rel=0.15)
+    assert not [text for text in record.warnings if "correlated" in text]
+    assert psnr(result.image, clean_slice) > psnr(noisy, clean_slice) + 2
+    blind = create_denoiser("dip", **SHORT)(noisy).records[0]
+    assert "this method cannot tell it from anatomy" in blind.warnings[-1]
+
+
+def test_the_whitened_residual_of_noise_is_its_level() -> None:
+    white = torch.randn(1, 1, 97, 97, generator=torch.Generator().manual_seed(0))
+    correlation = torch.zeros(15, 15, dtype=torch.float64)
+    correlation[6:9, 6:9] = torch.outer(torch.tensor([0.5, 1, 0.5]), torch.tensor([0.5, 1, 0.5]))
+    noise = 0.1 * 2 * torch.nn.functional.avg_pool2d(white, 2, 1)
+    image = NoisyImage(noise, torch.ones_like(noise, dtype=torch.bool), NoiseModel(0.1, correlation))
+    factors = priors.whitening_of(image)
+    assert whiten(noise, **factors).square().mean().sqrt().item() == pytest.approx(0.1, rel=0.05)
+    assert priors.whitening_of(as_seen(noise, 0.1)) == {}
+    loss = spectral_fidelity(0 * noise, noise, **factors)
+    assert loss.item() == pytest.approx(1, abs=1e-3)

@@ -16,6 +16,7 @@ from torch import Tensor
 from monai_dnaprior import IDDPDenoise, IDDPDenoised, load_weights, save_weights
 from monai_dnaprior.denoisers.trained import Trained, limit_removal
 from monai_dnaprior.files.disk import hash_of
+from monai_dnaprior.noise.model import NoiseModel
 from monai_dnaprior.training.objectives import Blind2Unblind, CyclicVariateFunction, create_objective
 from monai_dnaprior.training.unet import DenoisingUNet
 from monai_dnaprior.training.weights import SHIPPED, TrainedNetwork
@@ -212,9 +213,11 @@ def test_no_more_is_removed_than_the_noise_around_a_pixel(weights: Path) -> None
 
 def test_the_limit_of_colours_is_that_of_each_plane() -> None:
     noise = 0.05 * torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(limit_removal(noise / 2, noise), noise / 2)
+    torch.testing.assert_close(limit_removal(noise / 2, noise, NoiseModel(0.05)), noise / 2)
     grey = noise.mean(1, keepdim=True).expand_as(noise)  # a third of the energy, but all of one plane's
-    assert limit_removal(2 * grey, noise).square().mean() == pytest.approx(1.2**2 * 0.05**2 / 3, rel=0.1)
+    assert limit_removal(2 * grey, noise, NoiseModel(0.05)).square().mean() == pytest.approx(
+        1.2**2 * 0.05**2 / 3, rel=0.1
+    )
 
 
 def test_correlated_noise_is_left_in_but_for_its_level(weights: Path) -> None:

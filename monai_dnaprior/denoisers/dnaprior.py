@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, pad
@@ -55,7 +55,8 @@ class DNAPrior(SkipNetOptions, PerImageFit):
     .. math:: \theta^* = \arg\min_\theta\; \alpha L_{IS}(f_\theta(z), y) + \beta L_{TV}(f_\theta(z)), \qquad
               \hat x = f_{\theta^*}(z)
 
-    with the losses of :mod:`monai_dnaprior.fitting.losses`.
+    with the losses of :mod:`monai_dnaprior.fitting.losses`. Where noise is correlated its spectrum is measured, and the
+    fidelity, the residual that ends the fit and the non-local filter are whitened by it.
 
     Args:
         tv_weight: :math:`\beta`; None takes :math:`0.3\,\hat\sigma\,(1 - \hat\sigma^2 / \overline{y^2})`: a fixed
@@ -87,6 +88,8 @@ class DNAPrior(SkipNetOptions, PerImageFit):
     >>> result.image.shape, result.records[0].steps
     (torch.Size([2, 1, 33, 47]), 20)
     """
+
+    whitened: ClassVar[bool] = True
 
     steps: int = 800
     learning_rate: float = 0.006

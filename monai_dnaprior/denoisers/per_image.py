@@ -7,7 +7,7 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -79,6 +79,8 @@ class PerImageFit:
         seed: the network's initial weights depend on it alone; the rest of a fit's randomness on a hash of it, the
             image, the slice index and the restart. The global random state is neither read nor changed.
     """
+
+    whitened: ClassVar[bool] = False  # whether the fit takes the correlation of the noise into account
 
     steps: int
     learning_rate: float
@@ -155,11 +157,10 @@ class PerImageFit:
         if not result.failed:
             removed[box] = torch.where(image.seen, image.pixels - result.image, 0)
         residual = root_mean_square(removed[seen])
-        record = Record(
-            sigma=guard.noise.sigma, tv_weight=self.used_tv_weight(image, restart), seed=seed, residual=residual
-        )
-        excess = residual / guard.noise.sigma if self.stopping == "discrepancy" and residual > guard.noise.sigma else 1
-        return guard.finish(guard.noisy - removed / excess, record_fit(record, result))
+        sigma, tv_weight = guard.noise.sigma, self.used_tv_weight(image, restart)
+        record = record_fit(Record(sigma=sigma, tv_weight=tv_weight, seed=seed, residual=residual), result)
+        excess = residual / sigma if self.stopping == "discrepancy" and residual > sigma else 1
+        return guard.finish(guard.noisy - removed / excess, record, whitened=self.whitened)
 
     def request(
         self,

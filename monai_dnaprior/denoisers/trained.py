@@ -48,8 +48,8 @@ class Trained:
         refinements: rounds of :func:`~monai_dnaprior.denoisers.nonlocal_bayes.refine`, a non-local filter that the
         network's output
             guides: two gain about as much as a fit, in less time.
-        limited: scale down what is removed where it is more than the noise around a pixel, and, where neighbouring
-            pixels' noise is alike, to the noise level of the image.
+        limited: scale down what is removed where it is more than the noise around a pixel, which where noise is
+            correlated is the measured noise of the image.
         clean_sigma: images with less estimated noise than this are given back as they came.
 
     Shapes: noisy (B, C, H, W), float, about [0, 1], of any size. Pixels that equal all their neighbours (an empty
@@ -111,7 +111,7 @@ class Trained:
             if self.limited and not guard.noise.is_white:
                 removed = removed * limit_energy(removed.new_tensor(guard.noise.sigma**2), removed.square().mean())
             record = Record(sigma=guard.noise.sigma, stop_reason="network", residual=root_mean_square(removed))
-            return guard.finish(guard.noisy - removed, record)
+            return guard.finish(guard.noisy - removed, record, whitened=self.refinements > 0)
 
     def noise_removed(self, network: DenoisingUNet, objective: Objective, noisy: Tensor, noise: NoiseModel) -> Tensor:
         """What one pass of the network, and the filter that it guides, take away from an image."""

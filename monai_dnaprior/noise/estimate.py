@@ -14,6 +14,7 @@ FLAT = 1e-6
 BLOCK = 8
 SMOOTHEST = 0.2  # of all blocks are taken to hold noise alone
 CORRELATED = 0.15  # correlation of neighbours from which noise is called correlated
+CORRELATED_NOISE = "the noise is correlated: alike in neighbouring pixels, this method cannot tell it from anatomy"
 SECOND_DIFFERENCE = (1 / 6**0.5, -2 / 6**0.5, 1 / 6**0.5)  # along one axis; of unit energy
 QUARTERS = 4  # groups of blocks by brightness, of which the first and the last are compared
 DEPENDENT = 1.3  # times as much noise in bright as in dark places from which it is called dependent on brightness
@@ -236,7 +237,6 @@ class NoiseKind:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What no method for even white noise can treat, in words."""
-        correlated = "the noise is correlated: alike in neighbouring pixels, it cannot be told from anatomy"
         dependent = "the noise depends on brightness: bright and dark places are not denoised alike"
-        found = {correlated: self.correlation > CORRELATED, dependent: self.dependence > DEPENDENT}
+        found = {CORRELATED_NOISE: self.correlation > CORRELATED, dependent: self.dependence > DEPENDENT}
         return tuple(text for text, holds in found.items() if holds)

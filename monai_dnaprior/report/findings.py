@@ -66,7 +66,7 @@ def of_warnings(sidecar: Mapping[str, Any], measures: Measures) -> Iterator[Find
     if measures.noise > CORRELATED and not any("correlated" in text for text in sidecar["warnings"]):
         text = (
             f"Neighbouring pixels of the noisy slices have noise that is alike (correlation {measures.noise:.2f}), as "
-            "after resampling or a reconstruction filter; it cannot be told from anatomy."
+            "after resampling or a reconstruction filter."
         )
         yield Finding("The noise is correlated", text)
 

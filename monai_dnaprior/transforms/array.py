@@ -54,7 +54,7 @@ class Denoise(Transform):
         ValueError, TypeError: a parameter or an image out of range, with its name, value and remedy.
 
     Place it **before** ``Spacing`` and before a ``ScaleIntensityRange`` that clips: resampling makes neighbouring
-    noise alike, and no denoiser of this kind can tell that from anatomy.
+    noise alike, which is harder to tell from anatomy.
 
     >>> noisy = torch.rand(1, 32, 32, 2, generator=torch.Generator().manual_seed(0))
     >>> Denoise("tv")(noisy).shape
