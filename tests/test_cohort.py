@@ -14,8 +14,8 @@ import nibabel
 import numpy as np
 import psutil
 import pytest
-from command import tries
 from conftest import SHORT
+from run_command import tries
 
 from monai_dnaprior.__main__ import main
 from monai_dnaprior.cohort import one_scan as job

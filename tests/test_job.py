@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import NIBABEL_DATA, SHORT
-from made import write_series
+from scans import write_series
 
 from monai_dnaprior import DNAPriorDenoise, __version__
 from monai_dnaprior.__main__ import main

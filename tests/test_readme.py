@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from made import write_series
+from scans import write_series
 
 from monai_dnaprior import list_denoisers
 from monai_dnaprior.__main__ import main

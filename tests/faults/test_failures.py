@@ -11,8 +11,8 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from command import FULL, run, tries
 from conftest import SHORT
+from run_command import FULL, run, tries
 from torch import Tensor
 
 from monai_dnaprior import create_denoiser

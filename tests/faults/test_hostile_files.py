@@ -15,8 +15,8 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK
-from command import assert_refused, run
-from made import edited, shipped, with_frame
+from run_command import assert_refused, run
+from scans import edited, shipped, with_frame
 
 from monai_dnaprior.__main__ import main
 from monai_dnaprior.files.itk import read_itk

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from command import GIGABYTE
+from run_command import GIGABYTE
 from safetensors import safe_open
 from safetensors.torch import save
 

@@ -12,7 +12,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
-from command import run, start, tries
+from run_command import run, start, tries
 
 FIT = (
     "--steps",

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command import FULL, GIGABYTE, assert_refused, run, tries
-from made import edited, shipped, with_frame
 from pydicom.uid import RTStructureSetStorage, generate_uid
+from run_command import FULL, GIGABYTE, assert_refused, run, tries
+from scans import edited, shipped, with_frame
 
 from monai_dnaprior.files.dicom import read_dicom
 from monai_dnaprior.files.discovery import find_sources

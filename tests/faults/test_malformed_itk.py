@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK
-from command import assert_refused, run, tries
+from run_command import assert_refused, run, tries
 
 from monai_dnaprior.files.itk import read_itk
 from monai_dnaprior.files.scan import CorruptScan

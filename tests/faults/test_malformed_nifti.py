@@ -10,7 +10,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
-from command import assert_refused, run
+from run_command import assert_refused, run
 
 from monai_dnaprior.files.nifti import read_nifti
 from monai_dnaprior.files.scan import ScanError

@@ -12,7 +12,7 @@ import pydicom
 import pytest
 import SimpleITK
 from conftest import NIBABEL_DATA
-from made import axial, write_series
+from scans import axial, write_series
 
 from monai_dnaprior.cohort.all_scans import denoise_all
 from monai_dnaprior.cohort.task import ScanRow

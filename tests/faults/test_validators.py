@@ -14,7 +14,7 @@ import numpy as np
 import pydicom
 import pytest
 from conftest import SHARED_DATA
-from made import write_series
+from scans import write_series
 
 from monai_dnaprior.__main__ import main
 from monai_dnaprior.cohort.all_scans import denoise_all
