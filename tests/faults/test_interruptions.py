@@ -12,7 +12,9 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
-from run_command import run, start, tries
+from run_command import end_of, run, start, tries
+
+pytestmark = pytest.mark.fault("F7")
 
 FIT = (
     "--steps",
@@ -27,12 +29,6 @@ FIT = (
     "2",
 )
 SLICES = tries(12, 24)
-HANGS = 300  # seconds
-
-
-@pytest.fixture(autouse=True)
-def fault(request: pytest.FixtureRequest, record_property: Any) -> None:
-    record_property("fault", "F6" if "killed" in request.node.name else "F7")
 
 
 def write_volume(path: Path, side: int = 24, slices: int = SLICES) -> Path:
@@ -41,6 +37,7 @@ def write_volume(path: Path, side: int = 24, slices: int = SLICES) -> Path:
     return path
 
 
+@pytest.mark.fault("F6")
 def test_a_run_that_is_killed_and_resumed_gives_the_same_bits(tmp_path: Path, record_property: Any) -> None:
     source = write_volume(tmp_path / "in.nii.gz")
     quiet = run("denoise", source, tmp_path / "quiet.nii.gz", *FIT, cwd=tmp_path)
@@ -66,7 +63,7 @@ def interrupt(source: Path, output: Path, way: signal.Signals, after: float) -> 
     process = start("denoise", source, output, *FIT, cwd=source.parent)
     time.sleep(after)
     process.send_signal(way)
-    _, stderr = process.communicate(timeout=HANGS)
+    _, stderr = end_of(process)
     assert "Traceback" not in stderr, stderr
     assert process.returncode in ((0, -9) if way == signal.SIGKILL else (0, 143, -15))  # -15: before Python had begun
     if output.exists():
