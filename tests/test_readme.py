@@ -171,8 +171,10 @@ def test_pictures_exist() -> None:
 
 
 def test_demo_makes_the_volume_and_the_picture(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "docs" / "demo.py"), "--output", str(tmp_path), "--steps", "10"]
+    command = [sys.executable, str(ROOT / "docs" / "demo.py"), "--output", str(tmp_path)]
+    command += ["--steps", "10", "--slices", "2"]
     finished = subprocess.run(command, check=True, capture_output=True, encoding="utf-8", cwd=tmp_path)
+    assert "Denoised 2 slices" in finished.stdout
     for line in finished.stdout.splitlines()[-2:]:
         assert Path(line.split()[-1]).stat().st_size > 1000
     picture = pytest.importorskip("matplotlib.image").imread(tmp_path / "before_after_removed.png")
