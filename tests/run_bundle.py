@@ -1,4 +1,4 @@
-"""A bundle's command inside this process: what it does without the seconds that another takes to start."""
+"""A bundle's command inside this process, without the seconds that a process of its own takes to start."""
 
 from __future__ import annotations
 
