@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from cases import CROPS, make_case
 from publish import publish
-from table1 import CROPS, make_case
 
 from monai_dnaprior.compare.cases import Case
 from monai_dnaprior.compare.table import markdown_table

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -36,6 +37,7 @@ BARS = {
     "F14": "1 GiB gzip bomb, 65535² headers: refused before memory is taken",
     "F15": "hostile weights and headers: nothing executed, nothing written outside",
 }
+SECONDS = {"F1": 10.0, "F2": 10.0}  # a refusal may take; measured here, since a test on a busy machine may take longer
 
 
 def main() -> None:
@@ -65,9 +67,11 @@ def measured(tests: list[str]) -> dict[str, dict[str, Any]]:
         if case.find("skipped") is not None:
             continue
         properties = {entry.get("name"): entry.get("value") or "" for entry in case.iter("property")}
-        cell = cells.setdefault(properties["fault"] or "", {"tried": 0, "held": 0, "note": ""})
+        cell = cells.setdefault(properties["fault"], {"tried": 0, "held": 0, "note": ""})
         tried = int(properties.get("tried") or 1)
-        held = 0 if case.find("failure") is not None or case.find("error") is not None else tried
+        failed = case.find("failure") is not None or case.find("error") is not None
+        late = float(case.get("time") or 0) > tried * SECONDS.get(properties["fault"], math.inf)
+        held = 0 if failed or late else tried
         cell["tried"], cell["held"] = cell["tried"] + tried, cell["held"] + held
         cell["note"] = "; ".join(filter(None, [cell["note"], properties.get("note")]))
     return cells

@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from cases import CROPS, SIGMAS, WIDE, make_case, method
 from publish import RESULTS, publish
-from table1 import CROPS, SIGMAS, WIDE, make_case, method
 from torch import Tensor
 
 from monai_dnaprior.compare.cases import Case

@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from cases import METHODS, merged, method
 from publish import publish
-from table1 import METHODS, merged, method
 
 from monai_dnaprior.compare.cases import load_cases
 from monai_dnaprior.compare.run import compare, psnr

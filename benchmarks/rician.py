@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from cases import CROPS, HELD_OUT, SIGMAS, Crops, make_case
 from publish import publish
-from table1 import CROPS, HELD_OUT, SIGMAS, Crops, make_case
 
 from monai_dnaprior.compare.table import markdown_table
 from monai_dnaprior.denoisers.registry import create_denoiser

@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from cases import method
 from monai import transforms
 from monai.losses import DiceCELoss
 from monai.networks.nets import UNet
 from monai.utils import convert_to_dst_type
 from numpy.typing import NDArray
 from publish import publish
-from table1 import method
 from torch import Tensor
 
 from monai_dnaprior import Denoised

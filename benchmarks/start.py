@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from cases import make_case
 from publish import publish
-from table1 import make_case
 
 from monai_dnaprior import load_weights
 from monai_dnaprior.compare.table import markdown_table

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from cases import CROPS, SIGMAS, make_case
 from publish import publish
-from table1 import CROPS, SIGMAS, make_case
 from torch import Tensor
 
 from monai_dnaprior.compare.table import markdown_table

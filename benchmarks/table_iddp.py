@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("demo/table_iddp"), help="folder for weights and images")
     parser.add_argument("--methods", default=",".join((*OBJECTIVES, *UNTRAINED)), help="columns, with commas")
     parser.add_argument("--steps", type=int, default=6000, help="of every training")
-    parser.add_argument("--every", type=int, default=2, help="measure on every so manieth image")
+    parser.add_argument("--every", type=int, default=2, help="measure on every n-th image")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     options = parser.parse_args()
     training, unseen = held_back(load_images(options.data / "train"), 20)

@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from cases import CROP_TABLES, SIGMAS, make_case
 from publish import publish
 from scipy.ndimage import gaussian_filter
 from skimage.transform import iradon
-from table1 import CROP_TABLES, SIGMAS, make_case
 from torch import Tensor
 
 from monai_dnaprior.compare.table import markdown_table

@@ -26,9 +26,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("demo"))
     parser.add_argument("--steps", type=int, help="at most this many steps a slice (the preset's if not given)")
+    parser.add_argument("--slices", type=int, help="only so many, from the middle (all if not given)")
     options = parser.parse_args(arguments)
     started = time.perf_counter()
-    noisy_path = write_first_volume(options.output / "noisy")
+    noisy_path = write_first_volume(options.output / "noisy", options.slices)
     denoised, records = run_bundle(noisy_path.parent, options.output, steps=options.steps)
     picture = options.output / "before_after_removed.png"
     draw(nibabel.Nifti1Image.from_filename(noisy_path).get_fdata(), denoised, records, picture)
@@ -37,11 +38,13 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"  picture  {picture}")
 
 
-def write_first_volume(folder: Path) -> Path:
-    """The first of the two volumes of the series, as a file of its own."""
+def write_first_volume(folder: Path, slices: int | None = None) -> Path:
+    """The first of the two volumes of the series, or its middle, as a file of its own."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{NAME}.nii.gz"
-    nibabel.save(nibabel.Nifti1Image.from_filename(VOLUME).slicer[..., 0], path)
+    volume = nibabel.Nifti1Image.from_filename(VOLUME).slicer[..., 0]
+    first = 0 if slices is None else (volume.shape[-1] - slices) // 2
+    nibabel.save(volume.slicer[..., first : None if slices is None else first + slices], path)
     return path
 
 

@@ -15,6 +15,7 @@ import torch
 from monai.bundle import ConfigParser, create_workflow
 from monai.data import MetaTensor
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
+from run_bundle import run_bundle
 from test_reader import axial, write_series
 
 from monai_dnaprior import DNAPriorDenoise, DNAPriorInferer, ScanReader, create_denoiser, denoising_records
@@ -30,12 +31,16 @@ REQUIRED_METADATA = (
 ).split()
 
 
-def run(dataset_dir: Path, output_dir: Path, *overrides: str) -> subprocess.CompletedProcess:
+def command(dataset_dir: Path, output_dir: Path, *overrides: str) -> list[str]:
     """The command of the README."""
-    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(CONFIG), "--bundle_root", str(BUNDLE)]
-    command += ["--dataset_dir", str(dataset_dir), "--output_dir", str(output_dir), "--steps", str(STEPS)]
-    command += ["--device", "cpu", "--progress", "False", *overrides]
-    return subprocess.run(command, capture_output=True, encoding="utf-8", check=True)
+    words = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(CONFIG), "--bundle_root", str(BUNDLE)]
+    words += ["--dataset_dir", str(dataset_dir), "--output_dir", str(output_dir), "--steps", str(STEPS)]
+    return [*words, "--device", "cpu", "--progress", "False", *overrides]
+
+
+def run_here(*arguments: Any) -> str:
+    """The same inside this process."""
+    return run_bundle(command(*arguments)[3:], BUNDLE.parent)
 
 
 def parser(**overrides: Any) -> ConfigParser:
@@ -50,7 +55,8 @@ def parser(**overrides: Any) -> ConfigParser:
 def test_run_on_nifti_equals_the_transform_bit_for_bit(nifti_path: Path, tmp_path: Path) -> None:
     (tmp_path / "in" / "sub-01").mkdir(parents=True)
     nifti_path.rename(tmp_path / "in" / "sub-01" / "case.nii.gz")
-    finished = run(tmp_path / "in", tmp_path / "out", "--preset", "default")
+    words = command(tmp_path / "in", tmp_path / "out", "--preset", "default")
+    finished = subprocess.run(words, capture_output=True, encoding="utf-8", check=True)
     assert "denoised 3 slices" in finished.stdout
     assert "under-fitted" in finished.stdout
     saved = nibabel.load(tmp_path / "out" / "sub-01" / "case_denoised.nii.gz")
@@ -65,7 +71,7 @@ def test_run_on_dicom_series_keeps_the_affine(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 1000, (3, 16, 20))
     for name in ("1.2.840.5", "1.2.840.6"):
         write_series(tmp_path / "in" / name, pixels, positions=axial(3), orientation=(1, 0, 0, 0, 1, 0), slope=0.5)
-    run(tmp_path / "in", tmp_path / "out")
+    run_here(tmp_path / "in", tmp_path / "out")
     for name in ("1.2.840.5", "1.2.840.6"):
         saved = nibabel.load(tmp_path / "out" / f"{name}_denoised.nii.gz")
         source = Compose([LoadImaged("image", reader=ScanReader())])({"image": tmp_path / "in" / name})["image"]
@@ -78,7 +84,7 @@ def test_a_volume_of_one_slice_stays_a_volume(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     volume = np.random.default_rng(0).normal(100, 10, (20, 24, 1)).astype(np.float32)
     nibabel.save(nibabel.Nifti1Image(volume, np.diag([1, 1, 7, 1])), tmp_path / "in" / "one.nii")
-    run(tmp_path / "in", tmp_path / "out")
+    run_here(tmp_path / "in", tmp_path / "out")
     saved = nibabel.load(tmp_path / "out" / "one_denoised.nii.gz")
     assert saved.shape == (20, 24, 1)
     assert saved.header.get_zooms() == (1, 1, 7)
@@ -88,7 +94,7 @@ def test_overrides_reach_the_fit_and_another_seed_or_preset_draws_its_own_networ
     nifti_path: Path, tmp_path: Path
 ) -> None:
     def saved(name: str, *overrides: str) -> np.ndarray:
-        run(nifti_path.parent, tmp_path / name, *overrides)
+        run_here(nifti_path.parent, tmp_path / name, *overrides)
         return nibabel.load(tmp_path / name / "case_denoised.nii.gz").get_fdata()
 
     image = nibabel.load(nifti_path).get_fdata(dtype=np.float32)[None]
@@ -192,9 +198,9 @@ def test_run_on_real_scans(shared_data: Path, tmp_path: Path, name: str) -> None
     if isinstance(source, str) and source.endswith(".nii.gz"):
         (tmp_path / "in").mkdir()
         (tmp_path / "in" / Path(source).name).symlink_to(source)
-        run(tmp_path / "in", tmp_path / "out", *UNREFINED)
+        run_here(tmp_path / "in", tmp_path / "out", *UNREFINED)
     else:
-        run(shared_data / name, tmp_path / "out", *UNREFINED)
+        run_here(shared_data / name, tmp_path / "out", *UNREFINED)
     saved = nibabel.load(next((tmp_path / "out").glob("*_denoised.nii.gz")))
     image = Compose([LoadImaged("image", reader=ScanReader()), EnsureChannelFirstd("image")])({"image": source})[
         "image"

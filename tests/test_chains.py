@@ -16,7 +16,7 @@ from monai.data import MetaTensor
 
 from monai_dnaprior import denoising_records
 
-# As in MONAI's model zoo, spleen_ct_segmentation and ventricular_short_axis_3label; the networks are small.
+# As in MONAI's model zoo, spleen_ct_segmentation and ventricular_short_axis_3label; networks and windows are small.
 SPLEEN: dict[str, Any] = {
     "before": [{"_target_": "LoadImaged", "keys": "image", "reader": "$monai_dnaprior.ScanReader()"},
                {"_target_": "EnsureChannelFirstd", "keys": "image"},
@@ -26,7 +26,7 @@ SPLEEN: dict[str, Any] = {
                "clip": True},
               {"_target_": "EnsureTyped", "keys": "image"}],
     "network": {"spatial_dims": 3, "out_channels": 2, "norm": "batch"},
-    "inferer": {"_target_": "SlidingWindowInferer", "roi_size": [96, 96, 96], "sw_batch_size": 4, "overlap": 0.5},
+    "inferer": {"_target_": "SlidingWindowInferer", "roi_size": [96, 96, 16], "sw_batch_size": 4, "overlap": 0.1},
     "amp": True,
 }  # fmt: skip
 VENTRICLE: dict[str, Any] = {

@@ -49,6 +49,7 @@ IMPROVING: dict[str, dict[str, Any]] = {
     "self2self": {"steps": 150, "width": 16, "scales": 3, "learning_rate": 3e-3},
     **{name: {} for name in ("iddp", "wavelet", "tv", "bm3d", "nl-means", "gaussian", "median")},
 }
+WHOLE = ("ds-n2n", "self2self")  # learn from the pixels of the image alone, and need more than a part of it
 
 REPEATS_TO = {"bm3d": 1e-3}  # its native code rounds by the alignment of memory, and matches other blocks then
 
@@ -162,8 +163,10 @@ def test_other_precisions_come_back_as_float32(denoiser: Denoiser, dtype: torch.
 
 @pytest.mark.parametrize("name", IMPROVING)
 def test_quality_rises_on_a_real_slice(name: str, noisy_slice: Tensor, clean_slice: Tensor) -> None:
-    denoised = create_denoiser(name, **IMPROVING[name])(noisy_slice).image
-    errors = [(image - clean_slice).square().mean() for image in (noisy_slice, denoised)]
+    part = slice(None) if name in WHOLE else slice(16, 64)
+    noisy, clean = noisy_slice[..., part, part], clean_slice[..., part, part]
+    denoised = create_denoiser(name, **IMPROVING[name])(noisy).image
+    errors = [(image - clean).square().mean() for image in (noisy, denoised)]
     assert 10 * torch.log10(errors[0] / errors[1]) > 3
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
-from made import write_series
 from pydicom import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
+from scans import write_series
 
 from monai_dnaprior import __version__
 from monai_dnaprior.files.derived_dicom import derive

@@ -116,6 +116,15 @@ def test_every_page_is_on_the_front_page() -> None:
     assert all((DOCS / link).exists() for link in linked)
 
 
+def test_every_benchmark_has_its_line() -> None:
+    folder = ROOT / "benchmarks"
+    page = (folder / "README.md").read_text(encoding="utf-8")
+    assert sorted(re.findall(r"^\| \[(\w+\.py)\]\(\1\) \|", page, flags=re.M)) == sorted(
+        path.name for path in folder.glob("*.py")
+    )
+    assert {path.stem for path in (folder / "results").glob("*.md")} <= set(re.findall(r"`(\w+)`", page))
+
+
 def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     pyplot = pytest.importorskip("matplotlib.pyplot")
     pyplot.switch_backend("agg")

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nibabel
@@ -13,13 +14,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import NIBABEL_DATA, SHORT
-from made import write_series
+from scans import write_series
 
 from monai_dnaprior import DNAPriorDenoise, __version__
 from monai_dnaprior.__main__ import main
 from monai_dnaprior.cohort.all_scans import denoise_all
 from monai_dnaprior.cohort.task import ScanRow
 from monai_dnaprior.denoisers.dnaprior import DNAPrior
+from monai_dnaprior.files import preflight
 from monai_dnaprior.files.discovery import find_sources
 from monai_dnaprior.files.disk import hash_of
 from monai_dnaprior.files.scan import Caps, ScanError, same_bits
@@ -354,7 +356,21 @@ def test_settings_that_cannot_be_are_one_line(
     assert not list(tmp_path.glob("out*"))
 
 
-def test_real_files_come_back_or_are_refused_in_one_line(shared_data: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def preflight_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scans are tried in this process, without the time that a process of its own takes for each."""
+
+    def answer(command: list[str], *, input: str, **_: Any) -> subprocess.CompletedProcess:
+        return subprocess.CompletedProcess(command, 0, json.dumps(preflight.answer_to(json.loads(input))))
+
+    process = SimpleNamespace(run=answer, TimeoutExpired=subprocess.TimeoutExpired)
+    monkeypatch.setattr(preflight, "subprocess", process)
+    monkeypatch.setattr(preflight, "limit_memory", lambda size: None)
+
+
+def test_real_files_come_back_or_are_refused_in_one_line(
+    shared_data: Path, tmp_path: Path, preflight_here: None
+) -> None:
     """Every scan of the collection, sound, odd or malformed; which of them are refused is written down."""
     rows: list[ScanRow] = []
     for folder in ("dicom", "volumes", "malformed"):

@@ -10,8 +10,8 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
-from made import axial, write_series
 from monai.transforms import LoadImage
+from scans import axial, write_series
 
 from monai_dnaprior import ScanReader
 from monai_dnaprior.files.names import output_name

@@ -15,9 +15,9 @@ import browser
 import numpy as np
 import pytest
 from conftest import SHORT
-from made import write_series
 from PIL import Image
-from reported import Page, decoded, denoised, noisy_volume, write_volume
+from reports import Page, decoded, denoised, noisy_volume, write_volume
+from scans import write_series
 from test_readme import RELIABILITY, blocks
 
 from monai_dnaprior.__main__ import main

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -105,6 +106,8 @@ def test_the_script_trains_weights_that_load(
     for name in ("benchmark", "allow_tf32"):  # the script sets them; put back afterwards
         monkeypatch.setattr(torch.backends.cudnn, name, getattr(torch.backends.cudnn, name))
     script, table = (importlib.import_module(name) for name in ("train_phases", "table_phases"))
+    clock = SimpleNamespace(time=itertools.count(step=0.1).__next__)  # as many steps on any machine
+    monkeypatch.setattr(script, "time", clock)
     pixels = (255 * clean_slice[0, 0]).to(torch.uint8).numpy()
     (tmp_path / "train" / "mr").mkdir(parents=True)
     for number in range(16):  # a tiny run takes every eighth

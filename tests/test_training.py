@@ -19,6 +19,7 @@ import pytest
 import torch
 from monai.bundle import create_workflow
 from monai.data import DataLoader
+from run_bundle import run_bundle
 from skimage.io import imread, imsave
 from test_bundle import REQUIRED_METADATA
 from test_reader import axial, write_series
@@ -70,11 +71,17 @@ def command(config: str, *overrides: str, source: Path, target: Path) -> list[st
 
 
 def run(*arguments: Any, **options: Any) -> str:
+    """Run a command of the bundle's page, as it is shown."""
     finished = subprocess.run(
         command(*arguments, **options), capture_output=True, encoding="utf-8", check=False, cwd=BUNDLE.parent
     )
     assert finished.returncode == 0, finished.stdout + finished.stderr
     return finished.stdout
+
+
+def run_here(*arguments: Any, **options: Any) -> str:
+    """The same inside this process."""
+    return run_bundle(command(*arguments, **options)[3:], BUNDLE.parent)
 
 
 @pytest.fixture(scope="session")
@@ -291,7 +298,7 @@ def test_a_training_starts_from_weights_that_fit_its_objective() -> None:
 def test_train_goes_on_from_weights_with_images_of_its_own(pictures: Path, trained: Path, tmp_path: Path) -> None:
     start = trained / "weights.safetensors"
     still = ["--weights", str(start), "--learning_rate", "0.0", "--epochs", "1", *SHORT[2:]]
-    run("train", *still, source=pictures, target=tmp_path)
+    run_here("train", *still, source=pictures, target=tmp_path)
     weights, before = load_weights(tmp_path / "weights.safetensors"), load_weights(start)
     for weight, other in zip(weights.network.parameters(), before.network.parameters(), strict=True):
         torch.testing.assert_close(weight, other)
@@ -319,7 +326,7 @@ def test_a_training_that_was_killed_goes_on_to_the_same_weights(pictures: Path, 
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "model.pt").exists(), "the training was over before it was killed"
-    assert "Restored all variables" in run("train", *SHORT, source=pictures, target=tmp_path)
+    assert "Restored all variables" in run_here("train", *SHORT, source=pictures, target=tmp_path)
     one, other = (torch.load(folder / "model.pt", weights_only=True) for folder in (trained, tmp_path))
     assert all(torch.equal(one[key], other[key]) for key in one)
 
@@ -338,7 +345,7 @@ def test_two_processes_train_together(pictures: Path, tmp_path: Path) -> None:
 
 
 def test_evaluate_measures_before_and_after(pictures: Path, tmp_path: Path) -> None:
-    printed = run("evaluate", source=pictures, target=tmp_path)
+    printed = run_here("evaluate", source=pictures, target=tmp_path)
     measured = json.loads(printed.strip().splitlines()[-1].replace("'", '"'))
     assert measured["psnr"] > measured["psnr_noisy"] + 4
     assert 0.5 < measured["ssim"] < 1
@@ -346,7 +353,7 @@ def test_evaluate_measures_before_and_after(pictures: Path, tmp_path: Path) -> N
 
 
 def test_inference_equals_the_transform_bit_for_bit(nifti_path: Path, tmp_path: Path) -> None:
-    printed = run("inference", "--progress", "False", source=nifti_path.parent, target=tmp_path / "out")
+    printed = run_here("inference", "--progress", "False", source=nifti_path.parent, target=tmp_path / "out")
     assert "denoised 3 slices" in printed
     saved = nibabel.load(tmp_path / "out" / "case_denoised.nii.gz")
     source = nibabel.load(nifti_path)

@@ -11,8 +11,8 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from command import FULL, run, tries
 from conftest import SHORT
+from run_command import FULL, run, tries
 from torch import Tensor
 
 from monai_dnaprior import create_denoiser
@@ -26,14 +26,9 @@ from monai_dnaprior.noise.intensity import intensity_range
 from monai_dnaprior.transforms.out_of_memory import within_memory
 from monai_dnaprior.transforms.volumes import Slicing, denoise_volume
 
+pytestmark = pytest.mark.fault("F8")
+
 FIT = {"method": "dna-prior", "options": {**SHORT, "seed": 3}}
-FAULTS = {"memory": "F8", "fails": "F9", "bad_cases": "F10", "size": "F11"}
-
-
-@pytest.fixture(autouse=True)
-def fault(request: pytest.FixtureRequest, record_property: Any) -> None:
-    name = request.node.name
-    record_property("fault", next(fault for word, fault in FAULTS.items() if word in name))
 
 
 def write_volume(path: Path, *shape: int, seed: int = 0) -> Path:
@@ -155,6 +150,7 @@ def test_memory_that_does_not_suffice_for_one_slice_is_said(tmp_path: Path, monk
     assert not (tmp_path / "out.nii").exists()
 
 
+@pytest.mark.fault("F9")
 def test_a_fit_that_fails_gives_back_its_slice_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -191,6 +187,7 @@ def noisy_slices(source: Path) -> list[Tensor]:
     return seen
 
 
+@pytest.mark.fault("F10")
 def test_bad_cases_stop_no_others(tmp_path: Path, capsys: pytest.CaptureFixture, record_property: Any) -> None:
     count = tries(5, 20)
     for number in range(count):
@@ -218,6 +215,7 @@ def test_bad_cases_stop_no_others(tmp_path: Path, capsys: pytest.CaptureFixture,
     record_property("tried", count)
 
 
+@pytest.mark.fault("F11")
 @pytest.mark.parametrize("shape", [(1, 1), (1, 64), (64, 1, 3), (5, 7), (33, 47, 2)], ids=str)
 @pytest.mark.parametrize("method", ["dna-prior", "iddp"])
 def test_any_size_is_denoised(shape: tuple[int, ...], method: str, tmp_path: Path) -> None:
@@ -229,6 +227,7 @@ def test_any_size_is_denoised(shape: tuple[int, ...], method: str, tmp_path: Pat
     assert np.isfinite(values_of(tmp_path / "out.nii")).all()
 
 
+@pytest.mark.fault("F11")
 @pytest.mark.skipif(not FULL, reason="takes minutes; FAULTS=full runs it")
 @pytest.mark.parametrize("method", ["dna-prior", "iddp"])
 def test_a_slice_of_4096_by_4096_is_one_of_any_size(method: str, tmp_path: Path, record_property: Any) -> None:

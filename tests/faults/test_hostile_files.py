@@ -15,24 +15,21 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK
-from command import assert_refused, run
-from made import edited, shipped, with_frame
+from run_command import assert_refused, run
+from scans import edited, shipped, with_frame
 
 from monai_dnaprior.__main__ import main
 from monai_dnaprior.files.itk import read_itk
 from monai_dnaprior.files.nifti import read_nifti
 from monai_dnaprior.files.scan import Caps, CorruptScan, ScanError
 
+pytestmark = pytest.mark.fault("F15")
+
 MEBIBYTE = 2**20
 SIDE = 65535
 SIZE_MARKER = b"\xff\x4f\xff\x51"  # begins a JPEG 2000 stream; its sides follow
 SECRET = b"what another file holds"
 NAMES = {"SeriesInstanceUID": "../../../1.2", "SeriesDescription": "../../%n%s\n", "PatientName": "../../evil\n%n"}
-
-
-@pytest.fixture(autouse=True)
-def fault(request: pytest.FixtureRequest, record_property: Any) -> None:
-    record_property("fault", "F14" if "memory" in request.node.name else "F15")
 
 
 def nifti(*shape: int) -> bytes:
@@ -91,6 +88,7 @@ GREEDY: dict[str, tuple[str, Callable[[], bytes], str]] = {  # name of the file,
 }
 
 
+@pytest.mark.fault("F14")
 @pytest.mark.parametrize(("name", "content", "reason"), GREEDY.values(), ids=GREEDY)
 def test_memory_is_not_taken(tmp_path: Path, name: str, content: Callable[[], bytes], reason: str) -> None:
     path, output = tmp_path / name, tmp_path / f"out{''.join(Path(name).suffixes)}"
@@ -100,6 +98,7 @@ def test_memory_is_not_taken(tmp_path: Path, name: str, content: Callable[[], by
     assert (outcome.code, reason in outcome.stderr) == (4, True), outcome
 
 
+@pytest.mark.fault("F14")
 @pytest.mark.parametrize("cap", ["--max-bytes", "--max-pixels"])
 def test_memory_caps_are_options(tmp_path: Path, cap: str) -> None:
     path, output = tmp_path / "scan.dcm", tmp_path / "out.dcm"
@@ -109,6 +108,7 @@ def test_memory_caps_are_options(tmp_path: Path, cap: str) -> None:
     assert f"raise {cap}" in outcome.stderr
 
 
+@pytest.mark.fault("F14")
 def test_memory_is_taken_where_the_caps_allow_it(tmp_path: Path) -> None:
     path = tmp_path / "scan.nii.gz"
     path.write_bytes(gzip.compress(nifti(1024, 1024, 65) + bytes(65 * MEBIBYTE), 1))

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from command import GIGABYTE
+from run_command import GIGABYTE
 from safetensors import safe_open
 from safetensors.torch import save
 
@@ -22,12 +22,13 @@ from monai_dnaprior.__main__ import main
 from monai_dnaprior.cohort.settings import Settings
 from monai_dnaprior.training.weights import SHIPPED
 
+pytestmark = pytest.mark.fault("F15")
+
 MARKER = "executed"
 
 
 @pytest.fixture(autouse=True)
-def fault(record_property: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    record_property("fault", "F15")
+def folder_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
 

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import resource
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from command import FULL, GIGABYTE, assert_refused, run, tries
-from made import edited, shipped, with_frame
 from pydicom.uid import RTStructureSetStorage, generate_uid
+from run_command import FULL, GIGABYTE, assert_refused, run, tries
+from scans import edited, shipped, with_frame
 
 from monai_dnaprior.files.dicom import read_dicom
 from monai_dnaprior.files.discovery import find_sources
 from monai_dnaprior.files.preflight import preflight
 from monai_dnaprior.files.scan import Caps, ScanError
+
+pytestmark = pytest.mark.fault("F2")
 
 UNSUPPORTED, CORRUPT = 2, 4
 PREFIX = 132  # bytes: the preamble and DICM
@@ -73,11 +74,6 @@ MORE = {  # of which only the reader is asked, for the time that a process takes
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def fault(request: pytest.FixtureRequest, record_property: Any) -> None:
-    record_property("fault", "F3" if "mutants" in request.node.name else "F2")
-
-
 @pytest.mark.parametrize(("content", "code", "reason"), MALFORMED.values(), ids=MALFORMED)
 def test_command_refuses(tmp_path: Path, content: bytes, code: int, reason: str) -> None:
     path, output = tmp_path / "scan.dcm", tmp_path / "out.dcm"
@@ -113,19 +109,17 @@ def test_sound_file_is_not_refused(tmp_path: Path, name: str) -> None:
     assert fate_of(tmp_path, shipped(name)) == "read"
 
 
+@pytest.mark.fault("F3")
 def test_mutants_are_read_or_refused(tmp_path: Path, record_property: Any) -> None:
     """What the command does before it denoises: no other error than a refusal, no hang, no memory beyond the cap."""
     count, generator = tries(12, 600), np.random.default_rng(0)
     record_property("tried", count)
-    fates = []
-    for index in range(count):
-        started = time.perf_counter()
-        fates.append(fate_of(tmp_path, mutant(shipped(MUTATED[index % len(MUTATED)]), generator)))
-        assert not FULL or time.perf_counter() - started < 10, index  # a bar for a quiet machine
-    assert set(fates) == {"read", "refused"}
+    mutants = (mutant(shipped(MUTATED[index % len(MUTATED)]), generator) for index in range(count))
+    assert {fate_of(tmp_path, content) for content in mutants} == {"read", "refused"}
     assert 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < GIGABYTE
 
 
+@pytest.mark.fault("F3")
 def test_headers_of_mutants_are_read_or_refused(tmp_path: Path, record_property: Any) -> None:
     """What is read of them in the command's own process, many more because it is quick."""
     count, generator = tries(200, 6000), np.random.default_rng(2)
@@ -134,6 +128,7 @@ def test_headers_of_mutants_are_read_or_refused(tmp_path: Path, record_property:
     assert {fate_of(tmp_path, content, checked_before=False) for content in mutants} == {"read", "refused"}
 
 
+@pytest.mark.fault("F3")
 @pytest.mark.skipif(not FULL, reason="a mutant that is read takes the command six seconds")
 def test_command_ends_well_with_mutants(tmp_path: Path, record_property: Any) -> None:
     count, generator = 12, np.random.default_rng(1)

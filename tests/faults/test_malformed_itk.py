@@ -8,18 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK
-from command import assert_refused, run, tries
+from run_command import assert_refused, run, tries
 
 from monai_dnaprior.files.itk import read_itk
 from monai_dnaprior.files.scan import CorruptScan
 
+pytestmark = pytest.mark.fault("F1")
+
 VOXELS = np.random.default_rng(0).integers(0, 3000, (5, 14, 12)).astype(np.int16)
 HEADER_ENDS = {".nrrd": b"\n\n", ".mha": b"LOCAL\n", ".png": b"IHDR"}
-
-
-@pytest.fixture(autouse=True)
-def fault(record_property: Any) -> None:
-    record_property("fault", "F1")
 
 
 def written(folder: Path, suffix: str, *, packed: bool = True) -> bytes:

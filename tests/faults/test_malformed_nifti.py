@@ -10,10 +10,12 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
-from command import assert_refused, run
+from run_command import assert_refused, run
 
 from monai_dnaprior.files.nifti import read_nifti
 from monai_dnaprior.files.scan import ScanError
+
+pytestmark = pytest.mark.fault("F1")
 
 SHAPE = (12, 14, 5)
 AFFINE = np.array([[-2.0, 0.1, 0, 30], [0.1, 1.5, 0.2, -20], [0, -0.2, 3.0, 5], [0, 0, 0, 1]])
@@ -122,11 +124,6 @@ MORE = {  # of which only the reader is asked, for the time that a process takes
     "boolean": ("scan.nii", with_fields(datatype=1, bitpix=1), UNSUPPORTED, "boolean"),
     "half of a pair": ("scan.nii", with_fields(magic=b"ni1", vox_offset=0), UNSUPPORTED, "pair"),
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def fault(record_property: Any) -> None:
-    record_property("fault", "F1")
 
 
 @pytest.mark.parametrize(("name", "content", "code", "reason"), MALFORMED.values(), ids=MALFORMED)

@@ -12,13 +12,15 @@ import pydicom
 import pytest
 import SimpleITK
 from conftest import NIBABEL_DATA
-from made import axial, write_series
+from scans import axial, write_series
 
 from monai_dnaprior.cohort.all_scans import denoise_all
 from monai_dnaprior.cohort.task import ScanRow
 from monai_dnaprior.files.dicom import read_dicom
 from monai_dnaprior.files.nifti import read_nifti
 from monai_dnaprior.files.scan import Caps, Scan
+
+pytestmark = pytest.mark.fault("F4")
 
 TILTED = (1.0, 0.0, 0.0, 0.0, 0.9, -0.4358898943540674)
 SAGITTAL = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
@@ -36,11 +38,6 @@ SERIES: dict[str, dict[str, Any]] = {
     "12 bits": {"BitsStored": 12, "HighBit": 11},
     "padding": {"PixelPaddingValue": -1000},
 }
-
-
-@pytest.fixture(autouse=True)
-def fault(request: pytest.FixtureRequest, record_property: Any) -> None:
-    record_property("fault", "F12" if request.node.originalname.startswith("test_numbers") else "F4")
 
 
 def identity(path: Path, output: Path, **settings: Any) -> ScanRow:
@@ -113,6 +110,7 @@ def test_other_files_come_back(suffix: str, colours: bool, tmp_path: Path) -> No
 TYPES = ["u1", "i1", "<i2", ">i2", "u2", "<i4", "u4", "i8", "u8", "f4", ">f8"]
 
 
+@pytest.mark.fault("F12")
 @pytest.mark.parametrize("kind", TYPES)
 @pytest.mark.parametrize("slope", [1.0, 1e-6, 1e3, -0.3])
 def test_numbers_change_by_what_was_removed_and_never_wrap(kind: str, slope: float, tmp_path: Path) -> None:
@@ -154,6 +152,7 @@ def nifti_of(volume: np.ndarray, slope: float, folder: Path) -> Scan:
     return read_nifti(folder / "scan.nii")
 
 
+@pytest.mark.fault("F12")
 def test_numbers_of_12_bits_stay_in_12_bits_and_off_the_padding(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 4096, (3, 16, 16)).astype("<u2")
     pixels[:, :4] = 0

@@ -14,11 +14,13 @@ import numpy as np
 import pydicom
 import pytest
 from conftest import SHARED_DATA
-from made import write_series
+from scans import write_series
 
 from monai_dnaprior.__main__ import main
 from monai_dnaprior.cohort.all_scans import denoise_all
 from monai_dnaprior.files.scan import Caps
+
+pytestmark = pytest.mark.fault("F5")
 
 SHIPPED = Path(pydicom.__file__).parent / "data" / "test_files"
 SOURCES: dict[str, tuple[str, ...]] = {
@@ -45,11 +47,6 @@ COLLECTED: dict[str, tuple[str, ...]] = {
 CASES = [*SOURCES, *COLLECTED]
 WITHOUT_AFFINE = ("MONOCHROME1", "MONOCHROME1 JPEG 2000")
 CANARY = "CANARY_7F3A"
-
-
-@pytest.fixture(autouse=True)
-def fault(request: pytest.FixtureRequest, record_property: Any) -> None:
-    record_property("fault", "F13" if "patient" in request.node.name else "F5")
 
 
 @pytest.fixture(params=CASES)
@@ -141,6 +138,7 @@ def assert_sent(derived: Path, folder: Path) -> None:
     assert all("Success" in line for line in answers), answers
 
 
+@pytest.mark.fault("F13")
 def test_nothing_about_the_patient_is_said_elsewhere(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
     pixels = np.random.default_rng(0).integers(0, 1000, (3, 16, 16)).astype("<i2")
     told = {keyword: CANARY for keyword in ("PatientName", "PatientID", "PatientComments", "AccessionNumber",
