@@ -20,11 +20,11 @@ from typing import Any, cast
 import nibabel as nib
 import numpy as np
 import torch
+from cases import CROPS, HELD_OUT, MIDDLE, Crops
 from publish import RESULTS, publish
 from scipy.ndimage import gaussian_filter, rotate
 from skimage.io import imread
 from skimage.transform import iradon
-from table1 import CROPS, HELD_OUT, MIDDLE, Crops
 
 from monai_dnaprior.compare.table import markdown_table
 from monai_dnaprior.denoisers.registry import create_denoiser

@@ -142,8 +142,11 @@ def test_knowing_its_correlation_helps_to_remove_noise(clean_slice: Tensor) -> N
     noise, correlation = box_noise(96, 80)
     noisy = clean_slice + 0.06 * noise
     guide = blurred(noisy)
-    known, unknown = (psnr(refine(noisy, guide, NoiseModel(0.06, rho)), clean_slice) for rho in (correlation, None))
-    assert known > unknown + 1 > psnr(noisy, clean_slice) + 1
+    known, unknown = (
+        psnr(refine(noisy, guide, NoiseModel(0.06, rho), rounds=3), clean_slice) for rho in (correlation, None)
+    )
+    assert known > unknown + 0.8
+    assert unknown > psnr(noisy, clean_slice) + 1
 
 
 def test_uneven_noise_is_filtered_as_the_even_noise_that_it_is_divided_to() -> None:

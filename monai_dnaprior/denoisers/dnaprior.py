@@ -146,9 +146,12 @@ class DNAPrior(SkipNetOptions, PerImageFit):
         return self.refine_fit(image, (yield from fit_tiles(guide, image, network, self.tile)))
 
     def fit_small(self, image: NoisyImage, network: nn.Module, seed: int, factor: int) -> Procedure[FitResult]:
-        """The fit of an image that was shrunk, or is too small for that and takes fewer least steps."""
+        """The fit of an image that was shrunk, or is too small for that and takes fewer least steps.
+
+        The latter's fidelity is not whitened: at full size that would take several times the steps.
+        """
         part = 1 if factor > 1 else min(1, math.sqrt(image.pixels.shape[-2:].numel()) / LARGE)
-        whitening = whitening_of(image)
+        whitening = whitening_of(image) if factor > 1 else {}
         request = partial(
             self.request,
             least_steps=int(part * self.least_steps),
