@@ -91,17 +91,17 @@ def measure(image: Tensor, sigma: float, *, known: Tensor | None = None, white: 
         found = stationary(scene, known=known, white=white)
         if found is None:
             return None
-        change = map_of(scene, *found) if rounds_left else None
+        total, correlation = found
+        change = map_of(scene, total, correlation) if rounds_left else None
         if change is None:
             break
         even = False
         deviation = deviation * change
         deviation = deviation / deviation.square().mean().sqrt()
-    total, correlation = found
     if correlation is None and even:
         return None
     total, texture = check(scene, total, correlation, even=even)
-    if texture > TEXTURE[even]:
+    if known is None and texture > TEXTURE[even]:
         return None
     return Measured(total, correlation, None if even else deviation)
 
