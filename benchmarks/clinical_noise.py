@@ -20,8 +20,7 @@ from typing import Any, cast
 import nibabel as nib
 import numpy as np
 import torch
-from cases import CROPS, HELD_OUT, MIDDLE, Crops
-from publish import RESULTS, publish
+from publish import RESULTS, publish, show
 from scipy.ndimage import gaussian_filter, rotate
 from skimage.io import imread
 from skimage.transform import iradon
@@ -273,6 +272,7 @@ def write(name: str, cells: dict[tuple[str, str], dict[str, Any]]) -> None:
     publish(waiting, {"rows": rows}, table(rows))
     for suffix in (".json", ".md"):
         (RESULTS / f"{waiting}{suffix}").replace(RESULTS / f"{name}{suffix}")
+    show(name)
     publish_means(name, rows)
 
 

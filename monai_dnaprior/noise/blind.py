@@ -15,7 +15,7 @@ from .spectrum import GRID, LAGS, correlation_of, fitted, seen, synthesised
 
 LEAST_SIDE = 24  # of an image in which groups of patches can be told apart
 LEAST_GROUPS = 30
-LOWEST = 0.05  # quantile of the groups, whose variance is taken to be noise alone
+LOWEST = 0.03  # quantile of the groups, whose variance is taken to be noise alone
 RANGE = 3.0  # largest factor by which one round may change a variance
 ROUNDS = 3
 WHITE_NOISES = 3  # made to see what white noise would look like, and how surely
@@ -26,7 +26,10 @@ EXCESS = 1.15  # times as much as even noise shows
 WINDOW = 40  # pixels in which a map is robust to texture
 BLUR = 12  # pixels by which it is smooth
 LOW_RANK = 0.3  # quantile that is taken in the window
-MAPS = 2  # rounds in which a map is found
+MAPS = 4  # rounds in which a map is found, at most
+MIDDLING = 0.25  # quantile of the groups that has to be as simulated noise has it
+CORRECTION = 0.1  # most by which the logarithm of the power of uneven noise is corrected by that quantile
+TEXTURE = {True: 0.14, False: 0.24}  # logarithm of how much larger it is where texture varies; of even, uneven noise
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,25 +86,35 @@ def measure(image: Tensor, sigma: float, *, known: Tensor | None = None, white: 
     if int(usable.sum()) < LEAST_GROUPS * SIDE:
         return None
     deviation, even = torch.ones(image.shape[-2:]), True
-    for _ in range(MAPS):
+    for rounds_left in reversed(range(MAPS)):
         scene = Scene.of(image / deviation, usable)
         found = stationary(scene, known=known, white=white)
         if found is None:
             return None
-        change = map_of(scene, *found)
+        total, correlation = found
+        change = map_of(scene, total, correlation) if rounds_left else None
         if change is None:
             break
         even = False
         deviation = deviation * change
         deviation = deviation / deviation.square().mean().sqrt()
-    else:
-        found = stationary(Scene.of(image / deviation, usable), known=known, white=white)
-        if found is None:
-            return None
-    total, correlation = found
     if correlation is None and even:
         return None
+    total, texture = check(scene, total, correlation, even=even)
+    if known is None and texture > TEXTURE[even]:
+        return None
     return Measured(total, correlation, None if even else deviation)
+
+
+def check(scene: Scene, sigma: float, correlation: Tensor | None, *, even: bool) -> tuple[float, float]:
+    """Strength of the noise, corrected where it is uneven, and how much more than it differs from place to place."""
+    simulated, _ = scene.variances(scene.simulated(sigma, correlation, 30))
+    real, _ = scene.variances(scene.image)
+    levels = torch.tensor([LOWEST, MIDDLING], dtype=torch.float64)
+    ratios = [values.double().quantile(levels, dim=0).clamp(min=1e-30).log() for values in (real, simulated)]
+    weights = simulated.double().quantile(LOWEST, dim=0)
+    lowest, middling = ((ratios[0] - ratios[1]) * weights / weights.sum()).sum(1).tolist()
+    return sigma if even else sigma * math.exp(min(max(middling, 0), CORRECTION) / 2), middling - lowest
 
 
 def usable_places(image: Tensor) -> Tensor:
@@ -163,16 +176,13 @@ def neighbours(spectrum: Tensor) -> Tensor:
 def map_of(scene: Scene, sigma: float, correlation: Tensor | None) -> Tensor | None:
     """How strong the noise is around each pixel, (H, W), relative; None where it is even within the error."""
     frequency = torch.arange(SIDE)
-    looks, last = list[Tensor](), None
-    for seed in range(20, 23):
-        simulated = scene.simulated(sigma, correlation, seed)
-        looks.append(in_place(scene, simulated))
-    last = in_place(scene, scene.image)
-    expected = torch.stack(looks).nanmean(0)
+    looks = [in_place(scene, scene.simulated(sigma, correlation, seed)) for seed in (20, 21)]
+    real, expected = in_place(scene, scene.image), torch.stack(looks).mean(0)
     power = torch.stack([look.exp().nanmean((0, 1)) for look in looks]).mean(0)
-    keep = (power > 0.02 * power.max()) & ((frequency[:, None] + frequency).flatten() >= 3)
-    level = smooth_map((last - expected)[..., keep].median(-1).values / 2, scene.step)
-    noise = smooth_map((looks[0] - torch.stack(looks[1:]).nanmean(0))[..., keep].median(-1).values / 2, scene.step)
+    fine = (frequency[:, None] + frequency).flatten() >= 3
+    keep = (power > 0.02 * power[fine].max()) & fine
+    level = smooth_map((real - expected)[..., keep].median(-1).values / 2, scene.step)
+    noise = smooth_map((looks[0] - looks[1])[..., keep].median(-1).values / 2, scene.step)
     if spread(level) <= max(UNEVEN, EXCESS * spread(noise)):
         return None
     return at_pixels(level, scene.image.shape[-2:], scene.step).exp()

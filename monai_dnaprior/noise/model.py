@@ -54,7 +54,7 @@ class NoiseModel:
         correlation, deviation = measured.correlation, measured.deviation
         return cls(
             measured.sigma,
-            None if correlation is None else correlation.to(noisy.device),
+            None if correlation is None else correlation.float().to(noisy.device),
             None if deviation is None else deviation[None, None].to(noisy.device),
         )
 
