@@ -20,6 +20,7 @@ from typing import Any, cast
 import nibabel as nib
 import numpy as np
 import torch
+from cases import CROPS, HELD_OUT, MIDDLE, Crops
 from publish import RESULTS, publish, show
 from scipy.ndimage import gaussian_filter, rotate
 from skimage.io import imread
