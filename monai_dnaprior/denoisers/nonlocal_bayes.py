@@ -34,7 +34,7 @@ def refine(noisy: Tensor, estimate: Tensor, noise: NoiseModel, *, rounds: int = 
     patches in the estimate and N that of the noise in a patch, for a variance of 1 (the identity if it is white);
     overlapping patches are averaged. In the eigenvectors of C, the spectrum that the group itself chooses, this is the
     Wiener filter. Each further round takes the result of the one before as its estimate. Noise that is stronger in some
-    places is made even first: both images are divided by its deviation, and the result is multiplied with it.
+    places is equalised first: both images are divided by its deviation, and the result is multiplied with it.
 
     Args:
         noisy: (1, C, H, W).

@@ -53,8 +53,8 @@ class Trained:
         clean_sigma: images with less estimated noise than this are given back as they came.
 
     Shapes: noisy (B, C, H, W), float, about [0, 1], of any size. Pixels that equal all their neighbours (an empty
-    background) come out as they are. Noise that depends on brightness is made even first for the refinements only: the
-    network itself goes by the noise around each pixel.
+    background) come out as they are. Noise that depends on brightness is stabilised first, for the refinements only:
+    the network itself goes by the noise around each pixel.
 
     >>> noisy = torch.rand(1, 3, 33, 47, generator=torch.Generator().manual_seed(0))
     >>> result = Trained()(noisy)

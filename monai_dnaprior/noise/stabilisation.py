@@ -1,4 +1,4 @@
-"""Noise that depends on brightness, measured in the noisy image and made even by a change of the grey scale."""
+"""Noise that depends on brightness, measured in the noisy image and stabilised by a change of the grey scale."""
 
 from __future__ import annotations
 
@@ -64,16 +64,16 @@ class Stabiliser:
 
     def __call__(self, noisy: Tensor) -> Tensor:
         """The image on the scale where its noise is even."""
-        return mapped(noisy, self.grey, self.stabilised)
+        return map_values(noisy, self.grey, self.stabilised)
 
     def inverse(self, denoised: Tensor, sigma: float) -> Tensor:
         """Back to the image's own scale, less the bias of a mean that was taken where noise had this sigma."""
         slope = np.gradient(self.grey, self.stabilised)
         bias = sigma**2 / 2 * np.gradient(slope, self.stabilised)
-        return mapped(denoised, self.stabilised, self.grey + bias)
+        return map_values(denoised, self.stabilised, self.grey + bias)
 
 
-def mapped(image: Tensor, start: np.ndarray, end: np.ndarray) -> Tensor:
+def map_values(image: Tensor, start: np.ndarray, end: np.ndarray) -> Tensor:
     """The image with every value changed as ``start`` becomes ``end``, linearly in between."""
     values = np.interp(image.double().cpu().numpy(), start, end)
     return torch.from_numpy(values).to(image)

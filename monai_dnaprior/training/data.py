@@ -56,7 +56,7 @@ def load_images(folder: PathLike, *, progress: bool = False) -> list[Tensor]:
 
 
 def held_back(images: Sequence[Tensor], every: int) -> tuple[list[Tensor], list[Tensor]]:
-    """Images to train on, and every so manieth to look at while training; 0 holds none back.
+    """Images to train on, and every n-th for validation; 0 holds none back.
 
     >>> [len(part) for part in held_back([torch.zeros(1, 4, 4)] * 45, 20)]
     [43, 2]
@@ -143,7 +143,7 @@ class NoisyCrops(Dataset):
         crop = self.crop(generator)
         if self.noise is None:
             return {CommonKeys.IMAGE: crop}
-        name, least, greatest = self.noise[drawn(len(self.noise), generator)]
+        name, least, greatest = self.noise[draw_number(len(self.noise), generator)]
         strength = greatest - (greatest - least) * torch.rand((), generator=generator).item()  # in (least, greatest]
         noisy, second = (
             partial(add_noise, crop, f"{name}:{strength}", seed=seed)
@@ -155,13 +155,13 @@ class NoisyCrops(Dataset):
 
     def crop(self, generator: torch.Generator) -> Tensor:
         """A square of an image in one of its eight orientations."""
-        image = self.images[drawn(len(self.images), generator)]
+        image = self.images[draw_number(len(self.images), generator)]
         lacking = [(0, 0), *((0, max(0, self.side - size)) for size in image.shape[1:])]
         if any(more for _, more in lacking):
             image = torch.from_numpy(np.pad(image.numpy(), lacking, mode="symmetric"))
-        row, column = (drawn(size - self.side + 1, generator) for size in image.shape[1:])
+        row, column = (draw_number(size - self.side + 1, generator) for size in image.shape[1:])
         crop = image[:, row : row + self.side, column : column + self.side]
-        turns, mirrored = drawn(4, generator), drawn(2, generator)
+        turns, mirrored = draw_number(4, generator), draw_number(2, generator)
         return torch.rot90(crop.flip(-1) if mirrored else crop, turns, (1, 2)).contiguous()
 
 
@@ -178,7 +178,7 @@ def noise_range(text: str) -> tuple[str, float, float]:
     return name, least, greatest
 
 
-def drawn(size: int, generator: torch.Generator) -> int:
+def draw_number(size: int, generator: torch.Generator) -> int:
     """A number from 0 to size - 1."""
     return int(torch.randint(size, (), generator=generator))
 

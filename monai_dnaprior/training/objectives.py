@@ -15,7 +15,7 @@ from .masking import blind, neighbour_pairs, neighbours, subimage
 
 Network = Callable[[Tensor], Tensor]
 SHIFTS = 16  # of the prior and the re-noised image, along each axis
-WINDOW = 7  # side of the windows in which CVF-SID looks for mean and deviation
+WINDOW = 7  # side of the windows in which CVF-SID takes mean and deviation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class Objective:
 
     Attributes:
         needs: the target: ``"none"``, a ``"second"`` image with other noise, or the ``"clean"`` image.
-        heads: how many images of C channels the network puts out for one.
+        heads: how many images of C channels the network outputs for one.
     """
 
     needs: ClassVar[str] = "none"

@@ -23,7 +23,8 @@ class DenoisingUNet(nn.Module):
 
     Args:
         channels: of an image, C.
-        heads: images put out for one, C channels each; of the first the input is the start, the others start at zero.
+        heads: output images for one input, C channels each; the first is the input less what the network removes, the
+        others begin at zero.
         features: channels of every scale; each but the last halves its input with a 3×3 convolution of stride 2.
         residual_units: convolutions more at every scale, with a short cut past them.
         seed: the initial weights depend on this number alone; the global random state is neither read nor changed.
