@@ -113,7 +113,7 @@ def test_small_images_with_such_noise_stay_finite(method: str, side: int) -> Non
 
 def test_what_is_made_not_finite_is_given_back() -> None:
     noisy = add_noise(RAMP, "gaussian:25")
-    guard = Safeguards.of(noisy, stabilise=False)
+    guard = Safeguards.of(noisy, stabilise=False, correlation=False)
     image, record = guard.finish(guard.noisy / 0, Record(sigma=guard.noise.sigma, stop_reason="filter"))
     assert torch.equal(image, noisy)
     assert record.stop_reason == "non-finite"

@@ -142,7 +142,7 @@ class PerImageFit:
         self, noisy: Tensor, network: nn.Module, index: int, restart: int
     ) -> Procedure[tuple[Tensor, Record]]:
         """One image (1, C, H, W): leave it alone, or fit it where its pixels vary, once more if that fails."""
-        guard = Safeguards.of(noisy, stabilise=self.stabilise)
+        guard = Safeguards.of(noisy, stabilise=self.stabilise, correlation=self.whitened)
         if reason := guard.reason_to_leave(self.clean_sigma):
             return guard.leave(reason)
         seen = varying_pixels(guard.noisy)

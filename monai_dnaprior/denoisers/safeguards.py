@@ -13,6 +13,7 @@ from ..noise.model import NoiseModel
 from ..noise.stabilisation import Stabiliser
 from .result import Record
 
+LEAST_SIDE = 96  # of an image whose noise may be measured to be correlated
 NOT_FINITE = "the result was not finite; the input is given back"
 
 
@@ -37,8 +38,11 @@ class Safeguards:
     started: float
 
     @classmethod
-    def of(cls, image: Tensor, *, stabilise: bool) -> Safeguards:
-        """Measure the noise of an image, stabilised first if that is wanted and its noise depends on brightness."""
+    def of(cls, image: Tensor, *, stabilise: bool, correlation: bool) -> Safeguards:
+        """Measure the noise of an image, stabilised first if that is wanted and its noise depends on brightness.
+
+        Its correlation is measured for a method that takes it into account.
+        """
         started = time.perf_counter()
         original = noisy = image.clone().float()
         kind, stabiliser = NoiseKind.of(noisy), None
@@ -46,7 +50,7 @@ class Safeguards:
             stabiliser = Stabiliser.of(original)
             noisy = stabiliser(original)
             kind = NoiseKind.of(noisy)
-        return cls(original, noisy, measure_noise(noisy, kind), kind, stabiliser, started)
+        return cls(original, noisy, measure_noise(noisy, kind, correlation=correlation), kind, stabiliser, started)
 
     def reason_to_leave(self, clean_sigma: float) -> str | None:
         """Why the image is to be left alone: it is constant, or its noise is weaker than ``clean_sigma``."""
@@ -79,12 +83,12 @@ class Safeguards:
         return image, replace(record, seconds=time.perf_counter() - self.started)
 
 
-def measure_noise(noisy: Tensor, kind: NoiseKind) -> NoiseModel:
-    """The noise of an image (1, C, H, W), with its correlation if neighbouring pixels show one.
+def measure_noise(noisy: Tensor, kind: NoiseKind, *, correlation: bool) -> NoiseModel:
+    """The noise of an image (1, C, H, W), with its correlation if that is wanted and neighbouring pixels show one.
 
-    That takes a second for 256×256 pixels; white noise is measured in milliseconds. Where the noise is uneven is not
-    taken into account yet.
+    That takes a second for 256×256 pixels, four for 512×512; white noise is measured in milliseconds. Small images hold
+    too little to tell it from anatomy. Where the noise is uneven is not taken into account yet.
     """
-    if kind.correlation > CORRELATED:
+    if correlation and kind.correlation > CORRELATED and min(noisy.shape[-2:]) >= LEAST_SIDE:
         return replace(NoiseModel.of(noisy), deviation=None)
     return NoiseModel(estimate_sigma(noisy).item())

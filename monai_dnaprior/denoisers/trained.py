@@ -16,7 +16,7 @@ from ..checks import check_not_negative, check_whole
 from ..fitting.stopping import root_mean_square
 from ..fitting.threads import side_by_side
 from ..fitting.tiles import map_tiles
-from ..noise.estimate import local_mean, local_noise, varying_pixels
+from ..noise.estimate import CORRELATED, local_mean, local_noise, varying_pixels
 from ..noise.model import NoiseModel
 from ..training.objectives import Objective
 from ..training.unet import DenoisingUNet
@@ -48,8 +48,9 @@ class Trained:
         refinements: rounds of :func:`~monai_dnaprior.denoisers.nonlocal_bayes.refine`, a non-local filter that the
         network's output
             guides: two gain about as much as a fit, in less time.
-        limited: scale down what is removed where it is more than the noise around a pixel, which where noise is
-            correlated is the measured noise of the image.
+        limited: scale down what is removed where it is more than the noise around a pixel, and, where neighbouring
+            pixels' noise is alike, to the noise level of the image. For refinements, and for weights that are given,
+            which may be of a network that removes such noise, its correlation and level are measured, in a second.
         clean_sigma: images with less estimated noise than this are given back as they came.
 
     Shapes: noisy (B, C, H, W), float, about [0, 1], of any size. Pixels that equal all their neighbours (an empty
@@ -104,14 +105,15 @@ class Trained:
     def denoise_one(self, network: DenoisingUNet, objective: Objective, noisy: Tensor) -> tuple[Tensor, Record]:
         """One image (1, C, H, W): leave it alone, or pass it through the network; a pixel that fails stays as it is."""
         with torch.no_grad():
-            guard = Safeguards.of(noisy, stabilise=self.refinements > 0)
+            filtered = self.refinements > 0
+            guard = Safeguards.of(noisy, stabilise=filtered, correlation=filtered or self.weights is not None)
             if reason := guard.reason_to_leave(self.clean_sigma):
                 return guard.leave(reason)
             removed = self.noise_removed(network, objective, guard.noisy, guard.noise)
-            if self.limited and not guard.noise.is_white:
+            if self.limited and guard.kind.correlation > CORRELATED:
                 removed = removed * limit_energy(removed.new_tensor(guard.noise.sigma**2), removed.square().mean())
             record = Record(sigma=guard.noise.sigma, stop_reason="network", residual=root_mean_square(removed))
-            return guard.finish(guard.noisy - removed, record, whitened=self.refinements > 0)
+            return guard.finish(guard.noisy - removed, record, whitened=filtered)
 
     def noise_removed(self, network: DenoisingUNet, objective: Objective, noisy: Tensor, noise: NoiseModel) -> Tensor:
         """What one pass of the network, and the filter that it guides, take away from an image."""
