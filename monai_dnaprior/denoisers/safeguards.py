@@ -87,8 +87,10 @@ def measure_noise(noisy: Tensor, kind: NoiseKind, *, correlation: bool) -> Noise
     """The noise of an image (1, C, H, W), with its correlation if that is wanted and neighbouring pixels show one.
 
     That takes a second for 256×256 pixels, four for 512×512; white noise is measured in milliseconds. Small images hold
-    too little to tell it from anatomy. Where the noise is uneven is not taken into account yet.
+    too little to tell it from anatomy. What is found to be uneven is not trusted: anatomy looks like it.
     """
     if correlation and kind.correlation > CORRELATED and min(noisy.shape[-2:]) >= LEAST_SIDE:
-        return replace(NoiseModel.of(noisy), deviation=None)
+        noise = NoiseModel.of(noisy)
+        if noise.deviation is None:
+            return noise
     return NoiseModel(estimate_sigma(noisy).item())
