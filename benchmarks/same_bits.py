@@ -66,7 +66,7 @@ FURTHER: dict[str, tuple[str, dict[str, Any]]] = {
     "iddp, unlimited, in tiles": ("iddp", {"limited": False, "tile": 64}),
     "bm3d, given": ("bm3d", {"sigma": 0.1}),
 }
-REPEATED_BY_BM3D = ("grey", "dependent on brightness")  # its package gives smaller images other bits each time
+REPEATED_BY_BM3D = ("grey",)  # its package gives smaller images other bits each time
 COMMON = ["--quiet", "--option=width=8", "--steps=20"]
 ABOUT_TIME = ("seconds", "versions", "output")  # a derived DICOM file is named and dated anew each time
 

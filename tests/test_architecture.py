@@ -20,6 +20,8 @@ from test_readme import ROOT, blocks
 
 import monai_dnaprior
 from monai_dnaprior import Denoise
+from monai_dnaprior.cohort.all_scans import denoise_all
+from monai_dnaprior.files.scan import Caps
 from monai_dnaprior.fitting import losses
 
 PACKAGE = Path(monai_dnaprior.__file__).parent
@@ -106,32 +108,44 @@ def lines_of(kind: type) -> Iterator[tuple[type, ...]]:
             yield (kind, *line)
 
 
+def record_ways(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The files that lead to a loss, those of the thread that waits first, once where they follow each other."""
+    passed: list[str] = []
+    fidelity = losses.spectral_fidelity
+
+    def watched(*images: torch.Tensor) -> torch.Tensor:
+        ways = [traceback.extract_stack(frame) for frame in sys._current_frames().values()]
+        files = [Path(one.filename) for way in sorted(ways, key=len, reverse=True) for one in way]
+        inside = [path.relative_to(PACKAGE).as_posix() for path in files if path.is_relative_to(PACKAGE)]
+        passed[:] = [name for name, _ in itertools.groupby(inside)]
+        return fidelity(*images)
+
+    monkeypatch.setattr(losses, "spectral_fidelity", watched)
+    return passed
+
+
 @pytest.mark.parametrize("batched_on", [(), ("cpu",)], ids=["in threads", "batched"])
 def test_an_image_passes_few_files_to_its_loss_and_none_twice(
     monkeypatch: pytest.MonkeyPatch, batched_on: tuple[str, ...]
 ) -> None:
     """On a CPU a fit is made in a thread, whose way begins where the caller of all threads waits."""
-    ways: list[list[str]] = []
-    fidelity = losses.spectral_fidelity
-
-    def watched(*images: torch.Tensor) -> torch.Tensor:
-        for frame in sys._current_frames().values():
-            ways.append([Path(one.filename) for one in traceback.extract_stack(frame)])  # type: ignore[misc]
-        return fidelity(*images)
-
-    monkeypatch.setattr(losses, "spectral_fidelity", watched)
+    passed = record_ways(monkeypatch)
     monkeypatch.setattr("monai_dnaprior.fitting.fit.BATCHED_ON", batched_on)
     Denoise("dna-prior", steps=1, width=4)(torch.rand(1, 32, 32, generator=torch.Generator().manual_seed(0)))
-    files = [
-        path.relative_to(PACKAGE).as_posix()
-        for way in sorted(ways, key=len, reverse=True)
-        for path in way
-        if Path(path).is_relative_to(PACKAGE)
-    ]
-    passed = [name for name, _ in itertools.groupby(files)]
     assert passed[0] == "transforms/array.py"
     assert passed[-1] == "fitting/losses.py"
     assert len(passed) == len(set(passed)) <= MOST_FILES
+
+
+def test_a_cohort_passes_few_files_to_one_scan_and_none_twice(
+    monkeypatch: pytest.MonkeyPatch, nifti_path: Path, tmp_path: Path
+) -> None:
+    passed = record_ways(monkeypatch)
+    (row,) = denoise_all(nifti_path, tmp_path / "out.nii.gz", caps=Caps(), options={"steps": 1, "width": 4})
+    assert row.status == "denoised"
+    assert passed[0] == "cohort/all_scans.py"
+    assert passed.index("cohort/one_scan.py") < MOST_FILES
+    assert len(passed) == len(set(passed))
 
 
 def test_a_method_is_added_as_the_page_shows(monkeypatch: pytest.MonkeyPatch) -> None:
