@@ -166,12 +166,12 @@ def interrupted(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     fitted: list[int] = []
     fit_one = DNAPrior.denoise_image
 
-    def counted(prior: DNAPrior, noisy: Any, network: Any, index: int, restart: int) -> Any:
+    def counted(prior: DNAPrior, guard: Any, network: Any, index: int, restart: int) -> Any:
         if index == 2 and not fitted.count(-1):
             fitted.append(-1)
             raise Interrupted
         fitted.append(index)
-        return fit_one(prior, noisy, network, index, restart)
+        return fit_one(prior, guard, network, index, restart)
 
     monkeypatch.setattr(DNAPrior, "denoise_image", counted)
     row = denoise(source, tmp_path / "out.nii", **FIT, batch_size=1)

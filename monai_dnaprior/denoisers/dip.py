@@ -10,7 +10,6 @@ from torch import nn
 from ..checks import check_not_negative
 from ..fitting.fit import FitResult, Procedure
 from ..fitting.losses import penalised_error, spectral_discrepancy, squared_error
-from ..fitting.networks import SkipNet
 from .per_image import NoisyImage, PerImageFit
 from .skip_prior import SkipNetOptions
 
@@ -38,18 +37,12 @@ class DeepImagePrior(SkipNetOptions, PerImageFit):
     torch.Size([1, 3, 16, 16])
     """
 
-    steps: int = 3000
-    learning_rate: float = 0.01
-    averaging: float = 0.99
     tv_weight: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_network()
         check_not_negative(tv_weight=self.tv_weight)
-
-    def network(self, channels: int = 1) -> SkipNet:
-        return self.build_network(channels, self.seed)
 
     def fit_tile(self, image: NoisyImage, network: nn.Module, seed: int) -> Procedure[FitResult]:
         if self.tv_weight == 0:
@@ -85,9 +78,6 @@ class DeepSpectralPrior(SkipNetOptions, PerImageFit):
     torch.Size([1, 1, 16, 16])
     """
 
-    steps: int = 3000
-    learning_rate: float = 0.01
-    averaging: float = 0.99
     amplitude_weight: float = 1.0
     phase_weight: float = 1.0
 
@@ -95,9 +85,6 @@ class DeepSpectralPrior(SkipNetOptions, PerImageFit):
         super().__post_init__()
         self.check_network()
         check_not_negative(amplitude_weight=self.amplitude_weight, phase_weight=self.phase_weight)
-
-    def network(self, channels: int = 1) -> SkipNet:
-        return self.build_network(channels, self.seed)
 
     def fit_tile(self, image: NoisyImage, network: nn.Module, seed: int) -> Procedure[FitResult]:
         loss = partial(spectral_discrepancy, amplitude_weight=self.amplitude_weight, phase_weight=self.phase_weight)

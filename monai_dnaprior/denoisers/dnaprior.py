@@ -14,7 +14,7 @@ from torch.nn.functional import avg_pool2d, interpolate, pad
 from ..checks import check_not_negative, check_whole
 from ..fitting.fit import FitResult, Procedure
 from ..fitting.losses import penalised_fidelity, whiten
-from ..fitting.networks import ShiftedNoise, SkipNet
+from ..fitting.networks import ShiftedNoise
 from ..fitting.stopping import StoppingRule
 from ..noise.estimate import varying_pixels
 from .nonlocal_bayes import refine
@@ -93,7 +93,6 @@ class DNAPrior(SkipNetOptions, PerImageFit):
 
     steps: int = 800
     learning_rate: float = 0.006
-    averaging: float = 0.99
     tv_weight: float | None = None
     fidelity_weight: float = 1.0
     stabilise: bool = True
@@ -130,9 +129,6 @@ class DNAPrior(SkipNetOptions, PerImageFit):
     def shrinks(self) -> Sequence[int]:
         """One after the other, for the restarts."""
         return self.shrink if isinstance(self.shrink, Sequence) else (self.shrink,)
-
-    def network(self, channels: int = 1) -> SkipNet:
-        return self.build_network(channels, self.seed)
 
     def fit_image(self, image: NoisyImage, network: nn.Module, seed: int, restart: int) -> Procedure[FitResult]:
         """Shrink → fit → refine → enlarge, an image larger than a tile tile by tile; then refine the whole."""

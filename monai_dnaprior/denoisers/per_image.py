@@ -7,6 +7,7 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -16,6 +17,7 @@ from ..checks import check_not_negative, check_positive, check_whole, is_number
 from ..fitting.batch import FitRequest, Objective, Schedule
 from ..fitting.fit import CHECK_EVERY, FitResult, Procedure, run_fits
 from ..fitting.stopping import Discrepancy, MovingVariance, StoppingRule, root_mean_square
+from ..fitting.threads import side_by_side
 from ..fitting.tiles import blend_tiles, place_tiles
 from ..noise.estimate import varying_pixels
 from ..noise.model import NoiseModel
@@ -130,19 +132,21 @@ class PerImageFit:
         if len(indices) != len(noisy):
             raise ValueError(f"slice_indices has {len(indices)} entries; give one for each of the {len(noisy)} images.")
         initial = self.network(noisy.shape[1]) if network is None else check_module(network)
+        measure = partial(Safeguards.of, stabilise=self.stabilise, correlation=self.whitened)
+        guards = side_by_side(measure, noisy.split(1), device=noisy.device)
         procedures = [
-            self.denoise_image(image, initial, index, restart)
-            for image, index in zip(noisy.split(1), indices, strict=True)
+            self.denoise_image(guard, initial, index, restart)
+            for guard, index in zip(guards, indices, strict=True)
             for restart in range(self.restarts)
         ]
         outcomes = run_fits(procedures, device=noisy.device)
         return average_restarts([outcomes[i : i + self.restarts] for i in range(0, len(outcomes), self.restarts)])
 
     def denoise_image(
-        self, noisy: Tensor, network: nn.Module, index: int, restart: int
+        self, guard: Safeguards, network: nn.Module, index: int, restart: int
     ) -> Procedure[tuple[Tensor, Record]]:
-        """One image (1, C, H, W): leave it alone, or fit it where its pixels vary, once more if that fails."""
-        guard = Safeguards.of(noisy, stabilise=self.stabilise, correlation=self.whitened)
+        """One measured image: leave it alone, or fit it where its pixels vary, once more if that fails."""
+        guard = guard.start(first=restart == 0)
         if reason := guard.reason_to_leave(self.clean_sigma):
             return guard.leave(reason)
         seen = varying_pixels(guard.noisy)

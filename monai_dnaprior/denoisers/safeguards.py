@@ -27,7 +27,8 @@ class Safeguards:
         noise: what is measured of the noise in ``noisy``.
         kind: how it was found to depend on brightness.
         stabiliser: what changed the grey scale, if anything.
-        started: when, by ``time.perf_counter``.
+        started: when its treatment began, by ``time.perf_counter``.
+        measured: the seconds that the measurement took.
     """
 
     original: Tensor
@@ -36,6 +37,7 @@ class Safeguards:
     kind: NoiseKind
     stabiliser: Stabiliser | None
     started: float
+    measured: float
 
     @classmethod
     def of(cls, image: Tensor, *, stabilise: bool, correlation: bool) -> Safeguards:
@@ -50,7 +52,12 @@ class Safeguards:
             stabiliser = Stabiliser.of(original)
             noisy = stabiliser(original)
             kind = NoiseKind.of(noisy)
-        return cls(original, noisy, measure_noise(noisy, kind, correlation=correlation), kind, stabiliser, started)
+        noise = measure_noise(noisy, kind, correlation=correlation)
+        return cls(original, noisy, noise, kind, stabiliser, started, time.perf_counter() - started)
+
+    def start(self, *, first: bool) -> Safeguards:
+        """The same for one treatment, whose time is counted from now on; the first is charged the measurement."""
+        return replace(self, started=time.perf_counter() - (self.measured if first else 0))
 
     def reason_to_leave(self, clean_sigma: float) -> str | None:
         """Why the image is to be left alone: it is constant, or its noise is weaker than ``clean_sigma``."""

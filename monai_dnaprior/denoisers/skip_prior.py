@@ -35,8 +35,13 @@ class SkipNetOptions:
             range, noise included, fits into [0, 1].
         precision: of the convolutions, ``"float32"``, or ``"bfloat16"``, in which processors that compute in it take
             down to half of the time, and others several times as long; weights, losses and the image stay float32.
+        steps, learning_rate, averaging, seed: see :class:`~monai_dnaprior.denoisers.per_image.PerImageFit`.
     """
 
+    steps: int = 3000
+    learning_rate: float = 0.01
+    averaging: float = 0.99
+    seed: int = 0
     input_noise: float | None = 1 / 30
     input_channels: int = 32
     width: int = 128
@@ -55,8 +60,8 @@ class SkipNetOptions:
     def architecture(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ARCHITECTURE}
 
-    def build_network(self, channels: int, seed: int) -> SkipNet:
-        return SkipNet(channels=channels, sigmoid=self.sigmoid, seed=seed, **self.architecture())
+    def network(self, channels: int = 1) -> SkipNet:
+        return SkipNet(channels=channels, sigmoid=self.sigmoid, seed=self.seed, **self.architecture())
 
     def layout(self, device: torch.device) -> torch.memory_format:
         """How weights and features lie in memory: channels last where that is no slower."""

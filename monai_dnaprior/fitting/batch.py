@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -65,12 +66,12 @@ class FitRequest:
 
     def suits(self, other: FitRequest) -> bool:
         """Whether both can be fitted at once: one call makes a step of both."""
-        alike = all(
-            getattr(self, name) == getattr(other, name) for name in ("steps", "learning_rate", "optimizer", "averaging")
-        )
         joinable = hasattr(self.objective, "join") and type(self.objective) is type(other.objective)
-        alike = alike and (self.whiten is None) == (other.whiten is None)
-        return alike and joinable and self.noisy.shape == other.noisy.shape
+        return joinable and self._kind() == other._kind()
+
+    def _kind(self) -> tuple[Any, ...]:
+        options = self.steps, self.learning_rate, self.optimizer, self.averaging
+        return *options, self.noisy.shape, self.whiten is None
 
 
 class Batch:
