@@ -12,7 +12,7 @@ from torch import Tensor
 
 from monai_dnaprior import create_denoiser
 from monai_dnaprior.denoisers import dnaprior as priors
-from monai_dnaprior.denoisers import skip_prior
+from monai_dnaprior.denoisers import safeguards, skip_prior
 from monai_dnaprior.denoisers.dip import DeepImagePrior, DeepSpectralPrior
 from monai_dnaprior.denoisers.dnaprior import DNAPrior
 from monai_dnaprior.denoisers.per_image import NoisyImage
@@ -196,6 +196,21 @@ def test_restarts_are_averaged_and_spread(restarts: int, noisy_slice: Tensor) ->
     if restarts == 2:  # of two numbers, mean and deviation give back both
         first = several.image + several.spread * torch.sign(once.image - several.image) / 2**0.5
         torch.testing.assert_close(first, once.image, atol=1e-5, rtol=0)
+
+
+def test_the_noise_of_an_image_is_measured_once_for_all_restarts(
+    noisy_slice: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[Tensor] = []
+    original = safeguards.measure_noise
+
+    def counted(noisy: Tensor, *arguments: Any, **options: Any) -> NoiseModel:
+        measured.append(noisy)
+        return original(noisy, *arguments, **options)
+
+    monkeypatch.setattr(safeguards, "measure_noise", counted)
+    DNAPrior(**SHORT, restarts=3)(torch.cat((noisy_slice, noisy_slice.flip(-1))))
+    assert len(measured) == 2
 
 
 def test_a_batch_with_restarts_equals_its_images_alone(noisy_slice: Tensor) -> None:

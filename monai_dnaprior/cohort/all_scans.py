@@ -44,7 +44,8 @@ def denoise_all(
     alone = path.is_file() or [source.stem for source in sources] == ["."]
     manifest = None if alone else Manifest(output / MANIFEST)
     tasks = [
-        ScanTask(source, output_for(source, path, output, alone=alone), caps, settings, progress) for source in sources
+        ScanTask(source, output_for(source.output_name, path, output, alone=alone), caps, settings, progress)
+        for source in sources
     ]
     refused = (ScanRow(error.path, None, "refused", error.exit_code, str(error)) for error in errors)
     try:

@@ -37,6 +37,11 @@ class Source:
         return READERS[self.kind](files, caps)
 
     @property
+    def output_name(self) -> str:
+        """What the denoised scan is called, below the folder of outputs."""
+        return name_output(self.stem, "denoised") + self.suffix
+
+    @property
     def label(self) -> str:
         """For messages: the file, or the folder of several."""
         return str(self.files[0] if len(self.files) == 1 else self.files[0].parent)

@@ -8,14 +8,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .. import __version__
 from . import itk, nifti
 from .disk import write_json, write_whole
-
-if TYPE_CHECKING:
-    from .discovery import Source
 
 OUTPUT_SUFFIXES = {"NIfTI": nifti.SUFFIXES, "ITK": itk.SUFFIXES, "DICOM": (".dcm",)}
 SUFFIXES = tuple(suffix for suffixes in OUTPUT_SUFFIXES.values() for suffix in suffixes)
@@ -68,15 +65,15 @@ def output_name(meta: Mapping[str, Any], saver: Any) -> dict[str, Any]:
     return {"subject": scan_stem(meta["filename_or_obj"]) + ".nii", "idx": None}
 
 
-def output_for(source: Source, path: Path, output: Path, *, alone: bool) -> Path:
-    """Where the denoised scan goes, if a path and an output were given: there, or below, beside others or not."""
+def output_for(name: str, path: Path, output: Path, *, alone: bool) -> Path:
+    """Where a denoised scan of this name goes, if a path and an output were given: there, or below it."""
     below = not alone or (path.is_file() and output.is_dir())
-    return output / (name_output(source.stem, "denoised") + source.suffix) if below else output
+    return output / name if below else output
 
 
-def output_of(source: Source, path: Path, output: Path) -> Path:
+def output_of(name: str, path: Path, output: Path) -> Path:
     """Where the denoised scan is: what was named, or the file in the folder that was named."""
-    return output if sidecar_of(output).is_file() else output_for(source, path, output, alone=True)
+    return output if sidecar_of(output).is_file() else output_for(name, path, output, alone=True)
 
 
 def sidecar_of(image: Path) -> Path:

@@ -135,13 +135,13 @@ def report_all(
     if not cohort:
         if len(sources) != 1:
             raise errors[0] if errors else UnsupportedScan(path, f"holds {count_noun(len(sources), 'scan')}, not one")
-        made = output_of(sources[0], path, output)
+        made = output_of(sources[0].output_name, path, output)
         html = html or report_of(made)
         write_report(sources[0], made, html, caps=caps)
         yield html
         return
     for source in sources:
-        made = output_for(source, path, output, alone=False)
+        made = output_for(source.output_name, path, output, alone=False)
         if made.exists():
             page = report_of(made)
             try:
