@@ -166,7 +166,7 @@ def step_against_convolutions(precision: str, side: int = SIDE // 2) -> dict[str
 
 def stepper(request: FitRequest) -> Callable[[], None]:
     """One step of a fit, as :func:`monai_dnaprior.fitting.fit.fit` takes it."""
-    descent = request.optimizer(request.network.parameters(), lr=request.learning_rate(0))
+    descent = request.optimizer(request.network.parameters(), lr=request.learning_rate)
 
     def step() -> None:
         descent.zero_grad()

@@ -17,7 +17,7 @@ from monai_dnaprior.denoisers.dnaprior import DNAPrior
 from monai_dnaprior.denoisers.per_image import NoisyImage
 from monai_dnaprior.fitting import batch as batches
 from monai_dnaprior.fitting import fit as fits
-from monai_dnaprior.fitting.batch import FitRequest, Schedule, Stack
+from monai_dnaprior.fitting.batch import FitRequest, Stack
 from monai_dnaprior.fitting.devices import convolving
 from monai_dnaprior.fitting.fit import FitResult, Procedure, fit, fit_groups, run_fits, run_together
 from monai_dnaprior.fitting.losses import penalised_fidelity
@@ -51,7 +51,7 @@ def request(image: Tensor, *, seed: int = 0, level: float = 0.0, steps: int = 40
         objective=dataclasses.replace(made.objective, z=made.objective.z.double()),
         rules=[Discrepancy(level)],
         steps=steps,
-        learning_rate=Schedule(0.01),
+        learning_rate=0.01,
         optimizer=torch.optim.Adam,
         averaging=0.9,
     )

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from monai_dnaprior.fitting.batch import FitRequest, Objective, Schedule
+from monai_dnaprior.fitting.batch import FitRequest, Objective
 from monai_dnaprior.fitting.fit import FitResult, fit
 from monai_dnaprior.fitting.stopping import Discrepancy, MovingVariance
 from monai_dnaprior.fitting.threads import convolution_choice, gradients_enabled, repeatable, side_by_side
@@ -30,7 +30,7 @@ class Pixels(nn.Module):
 def fit_pixels(noisy: Tensor, objective: Objective, *, learning_rate: float, **options: Any) -> FitResult:
     """The fit of free pixels to one image."""
     network = Pixels(noisy.shape)
-    made = {"network": network, "noisy": noisy, "objective": objective, "learning_rate": Schedule(learning_rate)}
+    made = {"network": network, "noisy": noisy, "objective": objective, "learning_rate": learning_rate}
     return fit([FitRequest(**made, **options)])[0]
 
 
@@ -128,7 +128,7 @@ def test_gradients_are_enabled_in_full_precision_whatever_the_caller_does() -> N
 def test_fits_run_side_by_side_with_one_thread_each_in_order() -> None:
     device = torch.device("cpu")
     assert side_by_side(lambda _: torch.get_num_threads(), range(3), device=device) == [1, 1, 1]
-    assert side_by_side(lambda a, b: a - b, [5, 6, 7], [1, 2, 3], device=device) == [4, 4, 4]
+    assert side_by_side(lambda value: value - 1, [5, 6, 7], device=device) == [4, 5, 6]
     with pytest.raises(ZeroDivisionError):
         side_by_side(lambda value: 1 / value, [1, 0], device=device)
 

@@ -380,8 +380,12 @@ def test_deep_spectral_prior_sees_amplitude_and_phase_apart() -> None:
 
 
 def test_wires_learning_rate_is_its_papers() -> None:
-    assert [WIRE().schedule(256**2)(progress) for progress in (0, 1)] == [5e-3, 5e-4]
-    assert WIRE().schedule(512**2)(0) == 5e-3 / 4
+    prior = WIRE(hidden=1)
+    requests = [
+        next(prior.fit_tile(as_seen(torch.zeros(1, 1, side, side), 0.1), prior.network(), 0)) for side in (256, 512)
+    ]
+    assert [request.learning_rate for request in requests] == [5e-3, 5e-3 / 4]
+    assert [requests[0].decay(progress) for progress in (0, 1)] == [1, 0.1]
 
 
 @pytest.mark.parametrize(("side", "least"), [(32, 40), (64, 80), (100, 120)])

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, interpolate, pad
 
-from ..fitting.batch import Objective, Schedule
+from ..fitting.batch import Objective
 from ..fitting.fit import FitResult, Procedure
 from ..fitting.losses import squared_error
 from ..fitting.networks import seeded_weights
@@ -51,9 +52,8 @@ class DualSamplingNoise2Noise(PerImageFit):
         return NoiseNet(channels=channels, width=self.width, seed=self.seed)
 
     def fit_tile(self, image: NoisyImage, network: nn.Module, seed: int) -> Procedure[FitResult]:
-        schedule = Schedule(self.learning_rate, halve_at_each_third)
-        objective = self.objective(image.pixels)
-        return (yield self.request(image, network, objective, learning_rate=schedule, optimizer=torch.optim.AdamW))
+        options: dict[str, Any] = {"decay": halve_at_each_third, "optimizer": torch.optim.AdamW}
+        return (yield self.request(image, network, self.objective(image.pixels), **options))
 
     @staticmethod
     def objective(noisy: Tensor) -> Objective:

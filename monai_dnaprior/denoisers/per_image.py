@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checks import check_not_negative, check_positive, check_whole, is_number
-from ..fitting.batch import FitRequest, Objective, Schedule
+from ..fitting.batch import FitRequest, Objective
 from ..fitting.fit import CHECK_EVERY, FitResult, Procedure, run_fits
 from ..fitting.stopping import Discrepancy, MovingVariance, StoppingRule, root_mean_square
 from ..fitting.threads import side_by_side
@@ -172,27 +172,25 @@ class PerImageFit:
         network: nn.Module,
         objective: Objective,
         *,
-        learning_rate: Schedule | None = None,
-        optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
-        layout: torch.memory_format | None = None,
         least_steps: int | None = None,
-        whiten: Callable[[Tensor], Tensor] | None = None,
+        **others: Any,
     ) -> FitRequest:
-        """The fit of a network to an image under an objective; what is not given is the configuration's."""
+        """The fit of a network to an image under an objective; others are fields in place of the configuration's."""
         device = image.pixels.device
-        layout = layout or (torch.contiguous_format if device.type == "cpu" else torch.channels_last)
         return FitRequest(
-            network=network.to(device, memory_format=layout),  # type: ignore[call-overload]
+            network=network.to(device, memory_format=self.layout(device)),  # type: ignore[call-overload]
             noisy=image.pixels,
             objective=objective,
             steps=self.steps,
-            learning_rate=learning_rate or Schedule(self.learning_rate),
-            optimizer=optimizer,
             averaging=self.averaging,
             rules=self.rules(image, self.least_steps if least_steps is None else least_steps),
             where=image.seen,
-            whiten=whiten,
+            **{"learning_rate": self.learning_rate, **others},
         )
+
+    def layout(self, device: torch.device) -> torch.memory_format:
+        """How weights and features lie in memory."""
+        return torch.contiguous_format if device.type == "cpu" else torch.channels_last
 
     def rules(self, image: NoisyImage, least_steps: int) -> list[StoppingRule]:
         """When to stop the fit of an image."""

@@ -85,7 +85,6 @@ class SkipNetOptions:
             network,
             self.objective(image, network, seed, loss, **options),
             optimizer=FUSED_ADAM,
-            layout=self.layout(image.pixels.device),
         )
         return result.rescale(span, offset)
 

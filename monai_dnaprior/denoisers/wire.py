@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..fitting.batch import Schedule
 from ..fitting.fit import FitResult, Procedure
 from ..fitting.losses import squared_error
 from ..fitting.networks import seeded_weights
@@ -64,10 +63,8 @@ class WIRE(PerImageFit):
             estimate = network(coordinates).mT.reshape(noisy.shape)
             return squared_error(estimate, noisy).sum(), estimate
 
-        return (yield self.request(image, network, objective, learning_rate=self.schedule(size.numel())))
-
-    def schedule(self, pixels: int) -> Schedule:
-        return Schedule(self.learning_rate * min(1, 256**2 / pixels), decay_to_a_tenth)
+        learning_rate = self.learning_rate * min(1, 256**2 / size.numel())
+        return (yield self.request(image, network, objective, learning_rate=learning_rate, decay=decay_to_a_tenth))
 
 
 def decay_to_a_tenth(progress: float) -> float:

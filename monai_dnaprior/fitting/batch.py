@@ -25,17 +25,6 @@ def constant(progress: float) -> float:
     return 1.0
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """The learning rate as a function of the progress of a fit, from 0 to 1: its initial value times a decay."""
-
-    initial: float
-    decay: Callable[[float], float] = constant
-
-    def __call__(self, progress: float) -> float:
-        return self.initial * self.decay(progress)
-
-
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FitRequest:
     """The fit of a network to one noisy image.
@@ -45,7 +34,8 @@ class FitRequest:
         noisy: what the objective compares with, (1, C, H, W).
         objective: gives the loss and the image that it scores, of the shape of ``noisy``.
         steps: at most this many.
-        learning_rate: of the optimiser.
+        learning_rate: of the optimiser, at the beginning.
+        decay: what it is multiplied with, a function of the progress of the fit from 0 to 1.
         optimizer: makes the optimiser from the parameters and ``lr``.
         averaging: memory of the running average of the outputs; 0 returns the last output.
         rules: asked every ten steps, in this order, whether to stop.
@@ -57,7 +47,8 @@ class FitRequest:
     noisy: Tensor
     objective: Objective
     steps: int
-    learning_rate: Schedule
+    learning_rate: float
+    decay: Callable[[float], float] = constant
     optimizer: Callable[..., Optimizer] = torch.optim.Adam
     averaging: float = 0.99
     rules: Sequence[StoppingRule] = ()
@@ -70,7 +61,7 @@ class FitRequest:
         return joinable and self._kind() == other._kind()
 
     def _kind(self) -> tuple[Any, ...]:
-        options = self.steps, self.learning_rate, self.optimizer, self.averaging
+        options = self.steps, self.learning_rate, self.decay, self.optimizer, self.averaging
         return *options, self.noisy.shape, self.whiten is None
 
 
@@ -78,6 +69,7 @@ class Batch:
     """The fits of images that suit each other; an image whose fit ends leaves the others.
 
     Attributes:
+        requests, traces: of every fit, and (step, loss, residual) on its way.
         numbers: which of the requests are still fitted.
         network, objective, optimizer: of all of them; one image keeps its own.
         noisy, average, where: (B, C, H, W), the running average beginning with zeros.
@@ -85,7 +77,8 @@ class Batch:
 
     def __init__(self, requests: Sequence[FitRequest]) -> None:
         first, *others = requests
-        self.numbers = list(range(len(requests)))
+        self.requests, self.numbers = requests, list(range(len(requests)))
+        self.traces: list[list[tuple[int, float, float]]] = [[] for _ in requests]
         self.network, self.objective, self.noisy = first.network, first.objective, first.noisy
         self.where = torch.ones_like(self.noisy, dtype=torch.bool) if first.where is None else first.where
         if others:
@@ -94,11 +87,7 @@ class Batch:
             self.noisy = torch.cat([request.noisy for request in requests])
             self.where = torch.cat([request.where for request in requests])  # type: ignore[misc]
         self.average = torch.zeros_like(self.noisy)
-        self.optimizer = first.optimizer(self.network.parameters(), lr=first.learning_rate(0))
-
-    def set_learning_rate(self, rate: float) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        self.optimizer = first.optimizer(self.network.parameters(), lr=first.learning_rate)
 
     def keep(self, places: Sequence[int]) -> None:
         """Go on with the images at these places alone."""

@@ -64,10 +64,10 @@ def fit(requests: Sequence[FitRequest]) -> list[FitResult]:
         ``"non-finite"`` when the loss was.
     """
     first, batch = requests[0], Batch(requests)
-    traces: list[list[tuple[int, float, float]]] = [[] for _ in requests]
     results: dict[int, FitResult] = {}
     for step in range(1, first.steps + 1):
-        batch.set_learning_rate(first.learning_rate((step - 1) / first.steps))
+        for group in batch.optimizer.param_groups:
+            group["lr"] = first.learning_rate * first.decay((step - 1) / first.steps)
         batch.optimizer.zero_grad()
         losses, estimate = batch.objective(batch.noisy, batch.network)
         losses.sum().backward()
@@ -75,7 +75,7 @@ def fit(requests: Sequence[FitRequest]) -> list[FitResult]:
         estimate = estimate.detach()
         batch.average = torch.lerp(batch.average, estimate, max(1 - first.averaging, 10 / (step + 9)))
         if step % CHECK_EVERY == 0 or step == first.steps:
-            ended = check(batch, requests, step, losses.detach(), estimate, traces)
+            ended = check(batch, step, losses.detach(), estimate)
             results |= ended
             batch.keep([place for place, number in enumerate(batch.numbers) if number not in ended])
             if not batch.numbers:
@@ -83,18 +83,11 @@ def fit(requests: Sequence[FitRequest]) -> list[FitResult]:
     return [results[number] for number in range(len(requests))]
 
 
-def check(
-    batch: Batch,
-    requests: Sequence[FitRequest],
-    step: int,
-    losses: Tensor,
-    estimate: Tensor,
-    traces: Sequence[list[tuple[int, float, float]]],
-) -> dict[int, FitResult]:
+def check(batch: Batch, step: int, losses: Tensor, estimate: Tensor) -> dict[int, FitResult]:
     """The results of the fits that end at this step, by the number of the request; the traces grow."""
     ended: dict[int, FitResult] = {}
     for place, (number, loss) in enumerate(zip(batch.numbers, losses.reshape(-1).tolist(), strict=True)):
-        one, request = slice(place, place + 1), requests[number]
+        one, request, trace = slice(place, place + 1), batch.requests[number], batch.traces[number]
         average = batch.average[one]
         difference, where = batch.noisy[one] - average, batch.where[one]
         difference = difference if request.whiten is None else request.whiten(difference * where)
@@ -102,9 +95,9 @@ def check(
         reason = reason_to_stop(request.rules, loss=loss, residual=residual, estimate=estimate[one], average=average)
         reason = reason or ("steps" if step == request.steps else None)
         if reason or step % TRACE_EVERY == 0:
-            traces[number].append((step, loss, residual))
+            trace.append((step, loss, residual))
         if reason:
-            ended[number] = FitResult(average, step, reason, tuple(traces[number]))
+            ended[number] = FitResult(average, step, reason, tuple(trace))
     return ended
 
 
@@ -177,12 +170,7 @@ def run_fits(procedures: Sequence[Procedure[Outcome]], *, device: torch.device) 
 def run_alone(procedure: Procedure[Outcome], *, device: torch.device) -> Outcome:
     """What a procedure returns when each of its fits is made as it is asked for."""
     with gradients_enabled(device):
-        try:
-            request = next(procedure)
-            while True:
-                request = procedure.send(fit([request])[0])
-        except StopIteration as end:
-            return end.value
+        return run_together([procedure])[0]
 
 
 def run_together(procedures: Sequence[Procedure[Outcome]]) -> list[Outcome]:

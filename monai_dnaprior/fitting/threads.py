@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -27,23 +26,22 @@ def gradients_enabled(device: torch.device) -> Iterator[None]:
         yield
 
 
-def side_by_side(function: Callable[..., Outcome], *arguments: Sequence[Any], device: torch.device) -> list[Outcome]:
-    """Map a function that fits over its arguments, with gradients enabled; on a CPU in several threads.
+def side_by_side(function: Callable[[Any], Outcome], items: Iterable[Any], *, device: torch.device) -> list[Outcome]:
+    """Map a function that fits over some items, with gradients enabled; on a CPU in several threads.
 
     There are as many threads as PyTorch may use, each computing with one: small images do not fill more, and the
     result has the same bits however many there are.
     """
 
-    def fit_one(*values: Any) -> Outcome:
+    def fit_one(item: Any) -> Outcome:
         with gradients_enabled(device):
-            return function(*values)
+            return function(item)
 
     if device.type != "cpu":
         with repeatable(device):
-            return [fit_one(*values) for values in zip(*arguments, strict=True)]
+            return [fit_one(item) for item in items]
     with single_threaded_pool() as pool:
-        futures = [pool.submit(fit_one, *values) for values in zip(*arguments, strict=True)]
-        return [future.result() for future in futures]
+        return list(pool.map(fit_one, items))
 
 
 class Restored:
@@ -94,34 +92,26 @@ def repeatable(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def single_threaded_pool() -> Iterator[ThreadPoolExecutor]:
-    """As many threads as PyTorch may use, each of which computes with one."""
-    with THREADS.afterwards() as count, awaited_pool(count, partial(torch.set_num_threads, 1)) as pool:
-        yield pool
-
-
-@contextmanager
-def awaited_pool(size: int, begin: Callable[[], None] = lambda: None) -> Iterator[ThreadPoolExecutor]:
-    """So many threads, which call a function first, and have ended for Linux too when the pool is left.
+    """As many threads as PyTorch may use, each of which computes with one; they have ended for Linux too afterwards.
 
     Who ends a run does not wait for what is under way.
     """
     threads: list[int] = []
 
-    def initialise() -> None:
+    def begin() -> None:
         threads.append(threading.get_native_id())
-        begin()
+        torch.set_num_threads(1)
 
-    pool = ThreadPoolExecutor(size, initializer=initialise)
-    ended = False
-    try:
-        yield pool
-    except (KeyboardInterrupt, SystemExit):
-        ended = True
-        raise
-    finally:
-        pool.shutdown(wait=not ended, cancel_futures=True)
-        if not ended:
-            wait_for_the_end(threads)
+    with THREADS.afterwards() as count:
+        pool, ended = ThreadPoolExecutor(count, initializer=begin), False
+        try:
+            yield pool
+        except (KeyboardInterrupt, SystemExit):
+            ended = True
+            raise
+        finally:
+            pool.shutdown(wait=not ended, cancel_futures=True)
+            wait_for_the_end([] if ended else threads)
 
 
 def wait_for_the_end(threads: Sequence[int]) -> None:
