@@ -26,10 +26,11 @@ from pydicom.uid import (
 from .derived_dicom import derive
 from .dicom_geometry import affine_of, orientation_of, sorted_along_normal
 from .nifti import nifti_of
-from .scan import Caps, CorruptScan, Scan, ScanError, UnsupportedScan, limits_of
+from .scan import Caps, CorruptScan, Scan, ScanError, UnsupportedScan
 
 PREAMBLE = 128
 GREYSCALE = ("MONOCHROME1", "MONOCHROME2")
+MOST_PADDING = 0.9  # of the voxels, beyond which it is doubted
 IMAGE = "Image Storage"  # in the name of every class of images
 
 
@@ -46,7 +47,7 @@ class DicomScan(Scan):
             path.mkdir()
         for number, header in enumerate(self.headers):
             file = path if single else path / f"{number + 1:04d}.dcm"
-            pixels = np.ascontiguousarray(stored[0, ..., number].T)
+            pixels = np.ascontiguousarray(stored[0, ..., number].T.astype(kind_of_pixels(header)))
             with tolerant(self.name):
                 derive(header, pixels, **provenance).save_as(
                     file, enforce_file_format=True, little_endian=True, implicit_vr=False
@@ -110,27 +111,36 @@ def read_dicom(paths: Sequence[Path], caps: Caps | None = None) -> DicomScan:
         paths, step, cautions = sorted_along_normal(place, headers)
         frames, scalings = zip(*[read_slice(path, headers[path]) for path in paths], strict=True)
         ordered = [headers[path] for path in paths]
-        if len({frame.dtype for frame in frames}) > 1:
-            raise UnsupportedScan(place, "has slices of different bit depths")
         stored = np.stack(frames).transpose(2, 1, 0)[None]
-        limits = limits_in_use(ordered)
-        first, last = padding_of(ordered[0]) or (0, -1)
-        if any(padding_of(header) != padding_of(ordered[0]) for header in ordered):
-            raise UnsupportedScan(place, "has slices with different padding values")
-        valid = (stored >= limits[0]) & (stored <= limits[1]) & ((stored < first) | (stored > last))
+        low, high = np.array([limits_in_use(header) for header in ordered]).T
+        first, last = np.array([padding_of(header) for header in ordered]).T
+        padded, used = (stored >= first) & (stored <= last), (stored >= low) & (stored <= high)
+        valid = used & ~padded
+        cautions += tuple(doubts_of(padded, used))
         affine = affine_of(ordered[0], step)
     return DicomScan(
         name=place.name,
         stored=stored,
         slope=np.array([slope for slope, _ in scalings]),
         intercept=np.array([intercept for _, intercept in scalings]),
-        limits=limits,
+        limits=(low, high),
         valid=None if valid.all() else valid,
-        padding=(first, last) if first <= last else None,
+        padding=(first, last),
         affine=affine,
         warnings=cautions,
         headers=tuple(ordered),
     )
+
+
+def doubts_of(padded: np.ndarray, used: np.ndarray) -> Iterator[str]:
+    """What is doubtful about the voxels that are left alone, in words: all are padding, or they lie scattered."""
+    if (share := padded.mean()) > MOST_PADDING:
+        yield f"{share:.0%} of the voxels are padding, as the file says, and are left as they are"
+    beside = sum(np.roll(padded, step, axis) for axis in (1, 2) for step in (-1, 1))
+    if 2 * np.count_nonzero(padded & (beside == 0)) > np.count_nonzero(padded):
+        yield "what the file says is padding lies scattered among the voxels, and is left as it is"
+    if outside := np.count_nonzero(~used & ~padded):
+        yield f"{outside} voxels use more bits than the file says, and are left as they are"
 
 
 @contextmanager
@@ -227,6 +237,7 @@ def read_pixels(path: Path, header: Dataset) -> np.ndarray:
     elif len(dataset.PixelData) < frame_size(header):
         raise CorruptScan(path, f"is cut short: {len(dataset.PixelData)} of {frame_size(header)} bytes of pixels")
     try:
+        dataset.pixel_array_options(correct_unused_bits=False)
         pixels = dataset.pixel_array
     except MemoryError:
         raise
@@ -234,7 +245,10 @@ def read_pixels(path: Path, header: Dataset) -> np.ndarray:
         raise CorruptScan(path, f"has pixels that no installed decoder can read ({syntax.name})") from error
     if pixels.shape != (header.Rows, header.Columns):
         raise CorruptScan(path, f"decodes to {pixels.shape} pixels; its header says {(header.Rows, header.Columns)}")
-    return pixels
+    bits, highest = int(header.BitsStored), int(header.get("HighBit") or header.BitsStored - 1)
+    if highest >= bits and (pixels.view(f"u{pixels.itemsize}") >> bits).any():
+        raise UnsupportedScan(path, f"keeps {bits} bits of a pixel below bit {highest}, where readers do not look")
+    return extend_sign(pixels, bits)
 
 
 def read_pixels_with_itk(path: Path, header: Dataset) -> np.ndarray:
@@ -248,8 +262,20 @@ def read_pixels_with_itk(path: Path, header: Dataset) -> np.ndarray:
         raise UnsupportedScan(path, f"is stored as {name}; pip install 'monai-dnaprior[codecs]' to read it") from error
     slope, intercept = scaling_of(path, header)
     stored = np.rint((SimpleITK.GetArrayFromImage(image).reshape(header.Rows, header.Columns) - intercept) / slope)
-    stored = sum(limits_in_use([header])) - stored if is_inverted(header) else stored
+    stored = sum(limits_in_use(header)) - stored if is_inverted(header) else stored
     return stored.astype(kind_of_pixels(header))
+
+
+def extend_sign(pixels: np.ndarray, bits: int) -> np.ndarray:
+    """Signed pixels whose sign is said by the highest of the bits stored alone, the bits above being 0.
+
+    >>> extend_sign(np.array([0x0FFF, 5, -1], np.int16), bits=12).tolist()
+    [-1, 5, -1]
+    """
+    if pixels.dtype.kind == "u":
+        return pixels
+    alone = (pixels >= 2 ** (bits - 1)) & (pixels < 2**bits)
+    return np.where(alone, pixels.astype(np.int64) - 2**bits, pixels).astype(pixels.dtype)
 
 
 def is_inverted(header: Dataset) -> bool:
@@ -271,20 +297,20 @@ def scaling_of(path: Path, header: Dataset) -> tuple[float, float]:
     return slope, intercept
 
 
-def limits_in_use(headers: Sequence[Dataset]) -> tuple[float, float]:
-    """The lowest and the highest number in the bits that every file says it uses."""
-    bits = min(int(header.BitsStored) for header in headers)
-    if headers[0].PixelRepresentation == 1:
-        return -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
-    return 0, 2**bits - 1
+def limits_in_use(header: Dataset) -> tuple[int, int]:
+    """The lowest and the highest number in the bits that a file says it uses."""
+    bits = int(header.BitsStored)
+    return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if header.PixelRepresentation else (0, 2**bits - 1)
 
 
-def padding_of(header: Dataset) -> tuple[int, int] | None:
-    """The first and the last number that mean padding."""
+def padding_of(header: Dataset) -> tuple[int, int]:
+    """The first and the last number that mean padding; none where the last is less.
+
+    They may be written with the sign that the pixels have or with the other: what counts is their bits.
+    """
     ends = [header.get(keyword) for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
     if ends[0] in (None, ""):
-        return None
-    kind = limits_of(kind_of_pixels(header))
-    span = 2 ** int(header.BitsAllocated)
-    signed = [int(end) if kind[0] <= int(end) <= kind[1] else int(end) - span for end in ends if end not in (None, "")]
-    return min(signed), max(signed)
+        return 0, -1
+    numbers = np.array([int(end) for end in ends if end not in (None, "")]).astype(kind_of_pixels(header))
+    extended = extend_sign(numbers, int(header.BitsStored))
+    return int(extended.min()), int(extended.max())

@@ -19,7 +19,7 @@ from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
 from nibabel.filebasedimages import ImageFileError
 
 from . import nifti
-from .dicom import DicomScan, group_series, read_dicom, read_header
+from .dicom import DicomScan, group_series, is_inverted, read_dicom, read_header
 from .dicom_geometry import affine_of, position_of, slice_keys
 from .discovery import kind_of
 from .names import scan_stem
@@ -69,7 +69,8 @@ class ScanReader(ImageReader):
             reader, image = img
             return reader.get_data(image)
         affine = np.array(assumed_affine(img) if img.affine is None else img.affine)
-        stored = sum(img.limits) - img.stored.astype(np.int64) if img.inverted else img.stored
+        inverted = [is_inverted(header) for header in img.headers]
+        stored = np.where(inverted, sum(img.limits) - img.stored.astype(np.int64), img.stored)
         values = replace(img, stored=stored, valid=None).values()[0]  # of padding too: MONAI's arrays have no mask
         return np.ascontiguousarray(values, np.float32), {
             MetaKeys.AFFINE: affine.copy(),

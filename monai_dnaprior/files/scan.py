@@ -80,9 +80,9 @@ class Scan(ABC):
         name: of the file or folder, for messages.
         stored: (C, W, H) or (C, W, H, D), of the file's type.
         slope, intercept: m and b, numbers or arrays that broadcast to ``stored`` (one a slice, say).
-        limits: the lowest and highest number that the file can store.
+        limits: the lowest and highest number that the file can store, or arrays of them, as of the slope.
         valid: which voxels are values, like ``stored``; None for all. The others are padding, or outside a mask.
-        padding: the first and last stored number that mean padding.
+        padding: the first and last stored number that mean padding, or arrays of them; none where last < first.
         colours: the channels are colours of one image; otherwise each is a volume of its own.
         affine: from voxel to millimetre (RAS), 4x4, where the file says.
         warnings: what is unusual about it, in words.
@@ -92,9 +92,9 @@ class Scan(ABC):
     stored: np.ndarray
     slope: Any = 1.0
     intercept: Any = 0.0
-    limits: tuple[float, float]
+    limits: tuple[Any, Any]
     valid: np.ndarray | None = None
-    padding: tuple[int, int] | None = None
+    padding: tuple[Any, Any] | None = None
     colours: bool = False
     affine: np.ndarray | None = None
     warnings: tuple[str, ...] = ()
@@ -149,24 +149,18 @@ class Scan(ABC):
         """
         native = self.stored[place]
         exact = native.astype(np.float64) - residual / part_of(self.slope, native.ndim, place)
-        low, high = self.limits
-        if native.dtype.kind == "f":
-            rounded, bounded = exact, exact.clip(low, high)
-        else:
-            rounded = np.rint(exact)
-            bounded = self._unlike_padding(rounded.clip(low, representable(high)), exact)
+        low, high = (part_of(limit, native.ndim, place) for limit in self.limits)
+        rounded = exact if native.dtype.kind == "f" else np.rint(exact)
+        bounded = rounded.clip(low, high)
+        if self.padding is not None:
+            first, last = (part_of(end, native.ndim, place) for end in self.padding)
+            below, above = first - 1, last + 1
+            nearest = np.where((exact - below <= above - exact) & (below >= low) | (above > high), below, above)
+            bounded = np.where((bounded >= first) & (bounded <= last), nearest, bounded)
         changed = residual != 0
         clipped = int(np.count_nonzero(changed & ((rounded < low) | (rounded > high))))
         new = np.where(changed, bounded.astype(native.dtype), native)
         return new.astype(native.dtype, copy=False), clipped  # where() gives the machine's byte order
-
-    def _unlike_padding(self, rounded: np.ndarray, exact: np.ndarray) -> np.ndarray:
-        if self.padding is None:
-            return rounded
-        (first, last), (low, high) = self.padding, self.limits
-        below, above = first - 1, last + 1
-        nearest = np.where((exact - below <= above - exact) & (below >= low) | (above > high), below, above)
-        return np.where((rounded >= first) & (rounded <= last), nearest, rounded)
 
     def residual(self, stored: np.ndarray) -> np.ndarray:
         """The values minus those of other stored numbers, float32; 0 where not finite."""
@@ -183,19 +177,16 @@ def part_of(values: Any, ndim: int, place: Place) -> Any:
     return fitted[tuple(part if side > 1 else slice(None) for part, side in zip(place, fitted.shape, strict=True))]
 
 
-def representable(high: float) -> float:
-    """The number, or where float64 would round it up (2^63 - 1) the next that is below.
+def limits_of(dtype: np.dtype) -> tuple[float, float]:
+    """The lowest and highest number of a type, or the highest below it that float64 can hold.
 
-    >>> int(representable(2**63 - 1)) < 2**63
+    >>> int(limits_of(np.dtype("i8"))[1]) < 2**63 - 1
     True
     """
-    return float(high) if int(float(high)) <= high else float(np.nextafter(float(high), 0))
-
-
-def limits_of(dtype: np.dtype) -> tuple[float, float]:
-    """The lowest and highest number of a type."""
-    info, number = (np.finfo(dtype), float) if dtype.kind == "f" else (np.iinfo(dtype), int)
-    return number(info.min), number(info.max)
+    if dtype.kind == "f":
+        return float(np.finfo(dtype).min), float(np.finfo(dtype).max)
+    low, high = int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
+    return low, high if int(float(high)) <= high else float(np.nextafter(float(high), 0))
 
 
 def largest_slice(shape: Sequence[int]) -> int:
