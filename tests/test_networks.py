@@ -9,7 +9,7 @@ import torch
 from conftest import GUARDED
 from torch import Tensor, nn
 
-from monai_dnaprior.denoisers.wire import GaborNet, coordinate_grid, gabor
+from monai_dnaprior.denoisers.wire import WIRE, coordinate_grid, gabor
 from monai_dnaprior.fitting.networks import BilinearDouble, ReflectionPad, SkipNet, fixed_input
 
 pytestmark = GUARDED
@@ -74,8 +74,8 @@ def test_padded_size_is_the_smallest_that_fits() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"width": 0}, "width=0 must be at least 1"),
-        ({"skip_channels": -1}, "skip_channels=-1 must not be negative"),
+        ({"width": 0}, "width=0 must be a whole number, at least 1"),
+        ({"skip_channels": -1}, "skip_channels=-1 must be a whole number, at least 0"),
         ({"padding": "mirror"}, "padding='mirror' is unknown; choose one of reflect, zeros"),
     ],
 )
@@ -94,7 +94,7 @@ def test_gabor_activation_is_a_wave_under_a_gaussian() -> None:
 
 
 def test_gabor_net_has_complex_layers_from_its_seed() -> None:
-    networks = [GaborNet(hidden=181, layers=2, seed=seed) for seed in (0, 0, 1)]
+    networks = [WIRE(seed=seed).network() for seed in (0, 0, 1)]
     shapes = [tuple(parameter.shape) for parameter in networks[0].parameters() if parameter.ndim == 2]
     assert shapes == [(181, 2), (181, 181), (181, 181), (1, 181)]
     assert [parameter.is_complex() for parameter in networks[0].parameters()] == [False] * 2 + [True] * 6

@@ -321,7 +321,7 @@ def test_stopping_rules_run(stopping: str, noisy_slice: Tensor) -> None:
         ({"shrink": ()}, r"shrink=\(\) names no size; give at least one"),
         ({"refinements": -1}, "refinements=-1 must be a whole number, at least 0"),
         ({"discrepancy": 0.0}, "discrepancy=0.0 must be a positive number"),
-        ({"width": 0}, "width=0 must be at least 1"),
+        ({"width": 0}, "width=0 must be a whole number, at least 1"),
         ({"padding": "wrap"}, "padding='wrap' is unknown"),
         ({"precision": "half"}, "precision='half' is unknown; choose one of float32, bfloat16"),
         ({"preset": "papers"}, "preset='papers' is unknown; choose one of default, fast, best, paper"),

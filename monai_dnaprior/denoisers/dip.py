@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 from torch import nn
 
@@ -41,7 +42,6 @@ class DeepImagePrior(SkipNetOptions, PerImageFit):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_network()
         check_not_negative(tv_weight=self.tv_weight)
 
     def fit_tile(self, image: NoisyImage, network: nn.Module, seed: int) -> Procedure[FitResult]:
@@ -49,9 +49,6 @@ class DeepImagePrior(SkipNetOptions, PerImageFit):
             return (yield from self.fit_network(self.request, image, network, seed, squared_error))
         options = {"tv_weight": self.tv_weight}
         return (yield from self.fit_network(self.request, image, network, seed, penalised_error, **options))
-
-    def used_tv_weight(self, image: NoisyImage, restart: int) -> float:
-        return self.tv_weight
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,17 +75,15 @@ class DeepSpectralPrior(SkipNetOptions, PerImageFit):
     torch.Size([1, 1, 16, 16])
     """
 
+    tv_weight: ClassVar[float] = 0.0  # for the record
+
     amplitude_weight: float = 1.0
     phase_weight: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_network()
         check_not_negative(amplitude_weight=self.amplitude_weight, phase_weight=self.phase_weight)
 
     def fit_tile(self, image: NoisyImage, network: nn.Module, seed: int) -> Procedure[FitResult]:
         loss = partial(spectral_discrepancy, amplitude_weight=self.amplitude_weight, phase_weight=self.phase_weight)
         return (yield from self.fit_network(self.request, image, network, seed, loss))
-
-    def used_tv_weight(self, image: NoisyImage, restart: int) -> float:
-        return 0.0

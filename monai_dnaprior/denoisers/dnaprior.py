@@ -109,7 +109,6 @@ class DNAPrior(SkipNetOptions, PerImageFit):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_network()
         check_not_negative(tv_weight=self.tv_weight, fidelity_weight=self.fidelity_weight)
         if not self.shrinks:
             raise ValueError("shrink=() names no size; give at least one, 1 for the image as it is.")

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, interpolate, pad
 
-from ..fitting.batch import Objective
 from ..fitting.fit import FitResult, Procedure
 from ..fitting.losses import squared_error
 from ..fitting.networks import seeded_weights
@@ -52,30 +50,22 @@ class DualSamplingNoise2Noise(PerImageFit):
         return NoiseNet(channels=channels, width=self.width, seed=self.seed)
 
     def fit_tile(self, image: NoisyImage, network: nn.Module, seed: int) -> Procedure[FitResult]:
-        options: dict[str, Any] = {"decay": halve_at_each_third, "optimizer": torch.optim.AdamW}
-        return (yield self.request(image, network, self.objective(image.pixels), **options))
+        request = partial(self.request, optimizer=torch.optim.AdamW, decay=lambda progress: 0.5 ** int(3 * progress))
+        return (yield request(image, network, self.objective))
 
     @staticmethod
-    def objective(noisy: Tensor) -> Objective:
-        """The loss above for images of this size, odd sides made even."""
+    def objective(noisy: Tensor, network: nn.Module) -> tuple[Tensor, Tensor]:
+        """The loss above, and the estimate of the image; odd sides are made even."""
         height, width = noisy.shape[-2:]
-
-        def objective(noisy: Tensor, network: nn.Module) -> tuple[Tensor, Tensor]:
-            even = pad(noisy, (0, width % 2, 0, height % 2), mode="replicate")
-            estimate = network(even)
-            halves, targets = diagonal_halves(even), diagonal_halves(estimate)
-            inputs = [*halves, *map(double, halves)]
-            outputs = [network(image) for image in inputs]
-            loss = squared_error(outputs[0], inputs[1]) + squared_error(outputs[2], inputs[3])
-            for output, target in zip(outputs, [*targets, *map(double, targets)], strict=True):
-                loss = loss + squared_error(output, target) / 2
-            return loss.sum(), estimate[..., :height, :width]
-
-        return objective
-
-
-def halve_at_each_third(progress: float) -> float:
-    return 0.5 ** int(3 * progress)
+        even = pad(noisy, (0, width % 2, 0, height % 2), mode="replicate")
+        estimate = network(even)
+        halves, targets = diagonal_halves(even), diagonal_halves(estimate)
+        inputs = [*halves, *map(double, halves)]
+        outputs = [network(image) for image in inputs]
+        loss = squared_error(outputs[0], inputs[1]) + squared_error(outputs[2], inputs[3])
+        for output, target in zip(outputs, [*targets, *map(double, targets)], strict=True):
+            loss = loss + squared_error(output, target) / 2
+        return loss.sum(), estimate[..., :height, :width]
 
 
 class NoiseNet(nn.Module):

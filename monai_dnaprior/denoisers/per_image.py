@@ -121,17 +121,17 @@ class PerImageFit:
 
     def used_tv_weight(self, image: NoisyImage, restart: int) -> float | None:
         """The weight of the total variation that goes into the record; None for a method without."""
-        return None
+        return getattr(self, "tv_weight", None)
 
     def __call__(
-        self, noisy: Tensor, *, slice_indices: Sequence[int] | None = None, network: Callable[..., Any] | None = None
+        self, noisy: Tensor, *, slice_indices: Sequence[int] | None = None, network: nn.Module | None = None
     ) -> Result:
         """Denoise (B, C, H, W) images; ``network`` gives the initial weights in place of :meth:`network`."""
         check_noisy(noisy)
         indices = range(len(noisy)) if slice_indices is None else slice_indices
         if len(indices) != len(noisy):
             raise ValueError(f"slice_indices has {len(indices)} entries; give one for each of the {len(noisy)} images.")
-        initial = self.network(noisy.shape[1]) if network is None else check_module(network)
+        initial = self.network(noisy.shape[1]) if network is None else network
         measure = partial(Safeguards.of, stabilise=self.stabilise, correlation=self.whitened)
         guards = side_by_side(measure, noisy.split(1), device=noisy.device)
         procedures = [
@@ -232,13 +232,6 @@ def average_restarts(outcomes: Sequence[Sequence[tuple[Tensor, Record]]]) -> Res
     ]
     spread = torch.cat([image.std(0) for image in images]) if len(images[0]) > 1 else None
     return Result(torch.cat([image.mean(0) for image in images]), records, spread)
-
-
-def check_module(network: Callable[..., Any]) -> nn.Module:
-    """The network, if it is one that can be fitted."""
-    if not isinstance(network, nn.Module):
-        raise TypeError(f"network={type(network).__name__} must be a torch.nn.Module, as network() makes.")
-    return network
 
 
 def record_fit(record: Record, result: FitResult) -> Record:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, interpolate, leaky_relu, max_pool2d, pad
 
 from ..checks import check_part
-from ..fitting.batch import Objective
 from ..fitting.fit import FitResult, Procedure
 from ..fitting.networks import seeded_weights
 from .per_image import NoisyImage, PerImageFit
@@ -60,25 +60,19 @@ class Self2Self(PerImageFit):
         return PartialUNet(channels=channels, width=self.width, scales=self.scales, seed=self.seed)
 
     def fit_tile(self, image: NoisyImage, network: nn.Module, seed: int) -> Procedure[FitResult]:
-        return (yield self.request(image, network, self.objective(image.pixels, seed)))
+        generator = torch.Generator(image.pixels.device).manual_seed(seed)
+        return (yield self.request(image, network, partial(self.objective, generator=generator)))
 
-    def objective(self, noisy: Tensor, seed: int) -> Objective:
-        """The loss above for images of this size, with masks and dropout from a seed."""
-        generator = torch.Generator(noisy.device).manual_seed(seed)
-        height, width = noisy.shape[-2:]
-        multiple = 2**self.scales
-
-        def objective(noisy: Tensor, network: nn.Module) -> tuple[Tensor, Tensor]:
-            flips = [dim for dim in (-2, -1) if torch.rand((), generator=generator, device=noisy.device) < 0.5]
-            kept = bernoulli(noisy, self.keep, generator)
-            padding = (0, -width % multiple, 0, -height % multiple)
-            image, known = (pad(values, padding).flip(flips) for values in (noisy, kept))  # beyond the edge: unknown
-            estimate = network(image, known, self.dropout, generator).flip(flips)[..., :height, :width]
-            hidden = 1 - kept
-            loss = (hidden * (estimate - noisy)).square().sum() / hidden.sum().clamp(min=1)
-            return loss, estimate
-
-        return objective
+    def objective(self, noisy: Tensor, network: nn.Module, *, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """The loss above, with a mask and a dropout that are drawn anew, and the estimate of the image."""
+        (height, width), multiple = noisy.shape[-2:], 2**self.scales
+        flips = [dim for dim in (-2, -1) if torch.rand((), generator=generator, device=noisy.device) < 0.5]
+        kept = bernoulli(noisy, self.keep, generator)
+        padding = (0, -width % multiple, 0, -height % multiple)
+        image, known = (pad(values, padding).flip(flips) for values in (noisy, kept))  # beyond the edge: unknown
+        estimate = network(image, known, self.dropout, generator).flip(flips)[..., :height, :width]
+        hidden = 1 - kept
+        return (hidden * (estimate - noisy)).square().sum() / hidden.sum().clamp(min=1), estimate
 
 
 class PartialUNet(nn.Module):

@@ -14,7 +14,7 @@ from ..checks import check_not_negative
 from ..fitting.batch import FitRequest
 from ..fitting.devices import check_precision
 from ..fitting.fit import FitResult, GeneratorObjective, Procedure
-from ..fitting.networks import FreshNoise, ShiftedNoise, SkipNet, check_architecture, fixed_input
+from ..fitting.networks import FreshNoise, ShiftedNoise, SkipNet, fixed_input
 from .per_image import NoisyImage
 
 INPUT_NOISE_PER_SIGMA = 0.1
@@ -51,11 +51,11 @@ class SkipNetOptions:
     sigmoid: bool = True
     precision: str = "float32"
 
-    def check_network(self) -> None:
-        """Refuse what no network can be built of, naming the parameter."""
+    def __post_init__(self) -> None:
+        super().__post_init__()  # type: ignore[misc]  # of the other base, PerImageFit
         check_precision(self.precision)
         check_not_negative(input_noise=self.input_noise)
-        check_architecture(**self.architecture())
+        SkipNet(**self.architecture(), seed=None)
 
     def architecture(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ARCHITECTURE}

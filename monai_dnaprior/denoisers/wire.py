@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -46,14 +47,8 @@ class WIRE(PerImageFit):
     layers: int = 2
 
     def network(self, channels: int = 1) -> GaborNet:
-        return GaborNet(
-            channels=channels,
-            hidden=self.hidden,
-            layers=self.layers,
-            omega=self.omega,
-            scale=self.scale,
-            seed=self.seed,
-        )
+        shape = {"hidden": self.hidden, "layers": self.layers}
+        return GaborNet(channels=channels, **shape, omega=self.omega, scale=self.scale, seed=self.seed)
 
     def fit_tile(self, image: NoisyImage, network: nn.Module, seed: int) -> Procedure[FitResult]:
         size = image.pixels.shape[-2:]
@@ -64,42 +59,17 @@ class WIRE(PerImageFit):
             return squared_error(estimate, noisy).sum(), estimate
 
         learning_rate = self.learning_rate * min(1, 256**2 / size.numel())
-        return (yield self.request(image, network, objective, learning_rate=learning_rate, decay=decay_to_a_tenth))
-
-
-def decay_to_a_tenth(progress: float) -> float:
-    return 0.1**progress
+        request = partial(self.request, learning_rate=learning_rate, decay=lambda progress: 0.1**progress)
+        return (yield request(image, network, objective))
 
 
 class GaborNet(nn.Module):
-    r"""Implicit representation with complex Gabor activations, the network of WIRE.
+    """The network of :class:`WIRE`: a real linear layer, then complex ones, with Gabor activations between them.
 
-    Real linear layer from 2 coordinates, complex linear layers of ``hidden`` units, each followed by
-    :math:`\psi(u) = \exp(i \omega u - |s u|^2)`, then a complex linear layer whose real part is the output.
-
-    Args:
-        channels: output channels C.
-        hidden: units of each layer.
-        layers: hidden layers after the first.
-        omega, scale: :math:`\omega` and :math:`s`.
-        seed: the initial weights depend on this number alone.
-
-    Shapes: coordinates (N, 2) in [-1, 1], output (N, C).
-
-    >>> GaborNet(channels=3, hidden=8)(coordinate_grid(4, 5)).shape
-    torch.Size([20, 3])
+    The real part of the last layer is the output. Shapes: coordinates (N, 2) in [-1, 1], output (N, channels).
     """
 
-    def __init__(
-        self,
-        *,
-        channels: int = 1,
-        hidden: int = 181,
-        layers: int = 2,
-        omega: float = 4.0,
-        scale: float = 4.0,
-        seed: int = 0,
-    ) -> None:
+    def __init__(self, *, channels: int, hidden: int, layers: int, omega: float, scale: float, seed: int) -> None:
         super().__init__()
         self.omega, self.scale = omega, scale
         with seeded_weights(self, seed):

@@ -9,6 +9,8 @@ from contextlib import contextmanager, nullcontext
 import torch
 from torch import Tensor, nn
 
+from ..checks import check_whole
+
 PADDINGS = ("reflect", "zeros")
 SHIFTS = 33  # along each axis, of the noise that is drawn once
 
@@ -31,7 +33,8 @@ class SkipNet(nn.Module):
         skip_channels: channels of each skip branch; 0 leaves the branches out.
         padding: ``"reflect"`` as in the original, or ``"zeros"``, which is cheaper.
         sigmoid: end with a sigmoid, which holds the output inside (0, 1); without it the output is unbounded.
-        seed: the initial weights depend on this number alone; the global random state is neither read nor changed.
+        seed: the initial weights depend on this number alone; the global random state is neither read nor changed. None
+            for no weights.
 
     Shapes: input (B, input_channels, H, W), output (B, channels, H, W), both float32.
 
@@ -58,17 +61,13 @@ class SkipNet(nn.Module):
         skip_channels: int = 4,
         padding: str = "reflect",
         sigmoid: bool = True,
-        seed: int = 0,
+        seed: int | None = 0,
     ) -> None:
         super().__init__()
-        check_architecture(
-            channels=channels,
-            input_channels=input_channels,
-            width=width,
-            scales=scales,
-            skip_channels=skip_channels,
-            padding=padding,
-        )
+        check_whole(1, channels=channels, input_channels=input_channels, width=width, scales=scales)
+        check_whole(0, skip_channels=skip_channels)
+        if padding not in PADDINGS:
+            raise ValueError(f"padding={padding!r} is unknown; choose one of {', '.join(PADDINGS)}.")
         self.input_channels = input_channels
         self.multiple = 2**scales
         with seeded_weights(self, seed):
@@ -92,17 +91,6 @@ class SkipNet(nn.Module):
         """The smallest size that this network can make and that holds a height × width image."""
         sides = (max(2, math.ceil(side / self.multiple)) * self.multiple for side in (height, width))
         return next(sides), next(sides)
-
-
-def check_architecture(*, skip_channels: int, padding: str, **sizes: int) -> None:
-    """Refuse an architecture that cannot be built, naming the parameter."""
-    for name, value in sizes.items():
-        if value < 1:
-            raise ValueError(f"{name}={value} must be at least 1.")
-    if skip_channels < 0:
-        raise ValueError(f"skip_channels={skip_channels} must not be negative; use 0 for no skip branches.")
-    if padding not in PADDINGS:
-        raise ValueError(f"padding={padding!r} is unknown; choose one of {', '.join(PADDINGS)}.")
 
 
 def fixed_input(*, channels: int, height: int, width: int, seed: int = 0) -> Tensor:
