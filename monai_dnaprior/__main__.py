@@ -129,16 +129,16 @@ def printable(text: object) -> str:
 
 
 def parse_option(text: str) -> tuple[str, Any]:
-    """A method's option, NAME=VALUE; the value as JSON has it, or else text.
+    """A method's option, NAME=VALUE; the value as JSON or Python has it, or else text.
 
-    >>> parse_option("restarts=4"), parse_option("preset=fast")
-    (('restarts', 4), ('preset', 'fast'))
+    >>> parse_option("restarts=4"), parse_option("preset=fast"), parse_option("ensemble=True")
+    (('restarts', 4), ('preset', 'fast'), ('ensemble', True))
     """
     name, sign, value = text.partition("=")
     if not (name and sign):
         raise ValueError(f"option={text!r} must be NAME=VALUE, for instance restarts=4.")
     try:
-        return name, json.loads(value)
+        return name, json.loads({"True": "true", "False": "false", "None": "null"}.get(value, value))
     except ValueError:
         return name, value
 
@@ -203,10 +203,27 @@ def run_report(options: argparse.Namespace) -> int:
     return max(codes)
 
 
-def run_methods(options: argparse.Namespace) -> int:
-    from .denoisers.registry import list_denoisers
+def add_methods(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("names", nargs="*", metavar="NAME", help="say all of these methods (a line an option of each)")
 
-    print("\n".join(list_denoisers()))
+
+def run_methods(options: argparse.Namespace) -> int:
+    from .denoisers.options import METHODS, suggest  # and not the methods: torch takes seconds
+
+    methods = json.loads(METHODS.read_text(encoding="utf-8"))
+    for name in options.names:
+        if name not in methods:
+            raise ValueError(f"{name} is no method; there are {', '.join(methods)}.{suggest(name, methods)}")
+    for name in options.names or methods:
+        method = methods[name]
+        print(f"{name}: {method['what']}")
+        print(f"  Network: {method['network']}. A slice of 256×256 takes {method['a slice takes']} on a CPU.")
+        for option, (kind, default, meaning) in method["options"].items():
+            shown = meaning if options.names else meaning.partition(". ")[0].removesuffix(".")
+            print(f"  {option} ({kind}, {default}): {shown}")
+        print()
+    if not options.names:
+        print("Give an option as NAME=VALUE behind --option; monai-dnaprior methods METHOD says more of them.")
     return 0
 
 
@@ -215,7 +232,7 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callab
     "cohort": ("Denoise many scans on a Dask cluster", add_cohort, run_cohort),
     "compare": ("Run several methods on the same noisy images", add_compare, run_compare),
     "report": ("Write an HTML report of what denoise made", add_report, run_report),
-    "methods": ("List the denoisers", lambda parser: None, run_methods),
+    "methods": ("Show the methods and their options", add_methods, run_methods),
 }
 
 

@@ -67,7 +67,7 @@ def test_more_noise_given_means_more_removed(name: str, noisy_slice: Tensor) -> 
     ("name", "options", "error", "message"),
     [
         ("tv", {"sigma": -1.0}, ValueError, "sigma=-1.0 must be positive; leave it out to have it estimated"),
-        ("tv", {"sigma": "some"}, ValueError, "sigma=some must be positive"),
+        ("tv", {"sigma": "some"}, ValueError, "sigma='some' must be a finite number or None"),
         ("tv", {"weight": 1.0}, TypeError, "weight is no option of tv; it has sigma, weight_per_sigma"),
         ("median", {"width": 1}, TypeError, "width is no option of median; it has sigma, size"),
     ],

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import is_number
+from ..checks import check_positive, is_number
 from ..noise.estimate import estimate_sigma
 from .result import Record, Result, check_noisy
 
@@ -67,23 +67,35 @@ def identity(noisy: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def gaussian(noisy: np.ndarray, sigma: float, *, width: float = 1.0) -> np.ndarray:
-    """Gaussian filter, ``skimage.filters.gaussian``, of so many pixels' width, whatever the noise."""
+    """Gaussian filter, ``skimage.filters.gaussian``, whatever the noise.
+
+    Args:
+        width: standard deviation in pixels.
+    """
     from skimage.filters import gaussian as smooth
 
     return smooth(noisy, width, channel_axis=-1)
 
 
 def median(noisy: np.ndarray, sigma: float, *, size: int = 3) -> np.ndarray:
-    """Median over size × size pixels, ``scipy.ndimage.median_filter``, whatever the noise."""
+    """Median over a square of pixels, ``scipy.ndimage.median_filter``, whatever the noise.
+
+    Args:
+        size: side of the square.
+    """
     from scipy.ndimage import median_filter
 
     return median_filter(noisy, size=(size, size, 1))
 
 
-def wavelet(noisy: np.ndarray, sigma: float, *, wavelet: str = "db2", shifts: int = 3) -> np.ndarray:
-    """BayesShrink soft thresholding, ``skimage.restoration.denoise_wavelet``, averaged over (shifts + 1)² shifts.
+def wavelet(noisy: np.ndarray, sigma: float, *, wavelet: str = "db2", shifts: int = 4) -> np.ndarray:
+    """BayesShrink soft thresholding of wavelets, ``skimage.restoration.denoise_wavelet``, averaged over shifts.
 
-    Daubechies-2 wavelets, as many levels as the image allows less three. The cycle spinning moves it by decibels.
+    As many levels as the image allows less three. The cycle spinning moves it by decibels.
+
+    Args:
+        wavelet: one of ``pywt.wavelist()``.
+        shifts: along each axis, by 0, 1, … pixels; the results are averaged.
 
     Source: Chang, Yu, Vetterli, IEEE Transactions on Image Processing 9, 2000, doi:10.1109/83.862633.
     """
@@ -92,11 +104,14 @@ def wavelet(noisy: np.ndarray, sigma: float, *, wavelet: str = "db2", shifts: in
     options = {"sigma": sigma, "wavelet": wavelet, "mode": "soft", "method": "BayesShrink", "channel_axis": -1}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Level value|The optional dask")
-        return cycle_spin(noisy, denoise_wavelet, max_shifts=shifts, func_kw=options, channel_axis=-1)
+        return cycle_spin(noisy, denoise_wavelet, max_shifts=shifts - 1, func_kw=options, channel_axis=-1)
 
 
 def tv(noisy: np.ndarray, sigma: float, *, weight_per_sigma: float = TV_WEIGHT_PER_SIGMA) -> np.ndarray:
-    """Total variation by dual projection, ``skimage.restoration.denoise_tv_chambolle``, weight = rule · sigma.
+    """Total variation by dual projection, ``skimage.restoration.denoise_tv_chambolle``.
+
+    Args:
+        weight_per_sigma: weight of the total variation over the noise level.
 
     Source: Chambolle, Journal of Mathematical Imaging and Vision 20, 2004, doi:10.1023/B:JMIV.0000011325.36760.1e.
     """
@@ -106,7 +121,10 @@ def tv(noisy: np.ndarray, sigma: float, *, weight_per_sigma: float = TV_WEIGHT_P
 
 
 def nl_means(noisy: np.ndarray, sigma: float, *, strength: float = NL_MEANS_STRENGTH) -> np.ndarray:
-    """Non-local means, ``skimage.restoration.denoise_nl_means``, 5×5 patches within 13×13, h = strength · sigma.
+    """Non-local means, ``skimage.restoration.denoise_nl_means``, 5×5 patches within 13×13 pixels.
+
+    Args:
+        strength: cut-off distance of patches over the noise level.
 
     Source: Buades, Coll, Morel, CVPR 2005, doi:10.1109/CVPR.2005.38.
     """
@@ -145,16 +163,11 @@ def classical(function: Callable[..., np.ndarray]) -> Callable[..., Classical]:
     """What makes a denoiser of a filter: its own options go to the filter, ``sigma`` to :class:`Classical`."""
 
     def create(*, sigma: float | None = None, **options: Any) -> Classical:
-        check_options(function, options)
+        check_positive(**{name: value for name, value in options.items() if is_number(value)})
         return Classical(filter=partial(function, **options), sigma=sigma)
 
+    sigma, _ = inspect.signature(create).parameters.values()
+    own = [p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    create.__signature__ = inspect.Signature([sigma, *own])  # type: ignore[attr-defined]
+    create.__doc__ = function.__doc__
     return create
-
-
-def check_options(function: Callable[..., np.ndarray], options: dict[str, Any]) -> None:
-    """Refuse what a filter has no parameter for, naming those it has."""
-    known = [name for name, p in inspect.signature(function).parameters.items() if p.kind is p.KEYWORD_ONLY]
-    for name in options:
-        if name not in known:
-            names = ", ".join(["sigma", *known])
-            raise TypeError(f"{name} is no option of {function.__name__}; it has {names}.")

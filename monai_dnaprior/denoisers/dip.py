@@ -22,7 +22,8 @@ class DeepImagePrior(SkipNetOptions, PerImageFit):
     .. math:: \min_\theta\; \tfrac1N \|f_\theta(z) - y\|_2^2 + \tfrac{\lambda}{N} \mathrm{TV}(f_\theta(z))
 
     Args:
-        tv_weight: :math:`\lambda`; 0 is Deep Image Prior. The source of DIP-TV leaves its value open.
+        tv_weight: of the total variation, :math:`\lambda`; 0 is Deep Image Prior. The source of DIP-TV leaves its value
+            open.
         others: see :class:`~monai_dnaprior.denoisers.skip_prior.SkipNetOptions` and
             :class:`~monai_dnaprior.denoisers.per_image.PerImageFit`.
 
@@ -59,9 +60,9 @@ class DeepSpectralPrior(SkipNetOptions, PerImageFit):
               + p\,2 |\hat X_k| |Y_k| (1 - \cos(\angle \hat X_k - \angle Y_k))
 
     Args:
-        amplitude_weight: a.
-        phase_weight: p. With a = p = 1 the sum is the squared distance of the spectra, which is Deep Image Prior's
-            loss by Plancherel's theorem.
+        amplitude_weight: of the amplitudes, a.
+        phase_weight: of the phases, p. With a = p = 1 the sum is the squared distance of the spectra, which is Deep
+            Image Prior's loss by Plancherel's theorem.
         others: see :class:`~monai_dnaprior.denoisers.skip_prior.SkipNetOptions` and
             :class:`~monai_dnaprior.denoisers.per_image.PerImageFit`.
 

@@ -59,16 +59,17 @@ class DNAPrior(SkipNetOptions, PerImageFit):
     fidelity, the residual that ends the fit and the non-local filter are whitened by it.
 
     Args:
-        tv_weight: :math:`\beta`; None takes :math:`0.3\,\hat\sigma\,(1 - \hat\sigma^2 / \overline{y^2})`: a fixed
-            small one is inert, the weight that balances noise grows with it (as in the model of Rudin, Osher, Fatemi),
-            and the bracket, the part of the energy that is not noise, makes up for :math:`L_{IS}` being relative to y
-            and :math:`L_{TV}` to the much weaker :math:`\hat x` where an image is dark.
-        fidelity_weight: :math:`\alpha`.
+        tv_weight: of the total variation, :math:`\beta`; None takes
+            :math:`0.3\,\hat\sigma\,(1 - \hat\sigma^2 / \overline{y^2})`. A fixed small one is inert, the weight that
+            balances noise grows with it (as in the model of Rudin, Osher, Fatemi), and the bracket, the part of the
+            energy that is not noise, makes up for :math:`L_{IS}` being relative to y and :math:`L_{TV}` to the much
+            weaker :math:`\hat x` where an image is dark.
+        fidelity_weight: of the spectral fidelity, :math:`\alpha`.
         shrink: the network is fitted to the image averaged over blocks of shrink × shrink pixels, whose noise is that
             much weaker, in as many times fewer operations; an image that would have a side under 64 pixels, as it is,
             with the fewer least steps the smaller it is. Several, as (1, 2), take turns over the restarts.
-        refinements: rounds of :func:`~monai_dnaprior.denoisers.nonlocal_bayes.refine` on the fitted image, at its size
-        and full size.
+        refinements: rounds of a non-local filter, :func:`~monai_dnaprior.denoisers.nonlocal_bayes.refine`, which the
+            fitted image guides, at its size and full size.
         others: see :class:`~monai_dnaprior.denoisers.skip_prior.SkipNetOptions` and
             :class:`~monai_dnaprior.denoisers.per_image.PerImageFit`.
 
@@ -118,7 +119,12 @@ class DNAPrior(SkipNetOptions, PerImageFit):
 
     @classmethod
     def from_preset(cls, preset: str = "default", **options: Any) -> DNAPrior:
-        """A preset's configuration, with the fields that are given, and not None, in place of its own."""
+        """A preset's configuration, with the fields that are given, and not None, in place of its own.
+
+        Args:
+            preset: ``"default"``, ``"fast"`` (half the time), ``"best"`` (several times slower), or ``"paper"`` for the
+                published weights, network and 3,000 steps; what is given besides takes the place of its own.
+        """
         if preset not in PRESETS:
             raise ValueError(f"preset={preset!r} is unknown; choose one of {', '.join(PRESETS)}.")
         given = {name: value for name, value in options.items() if value is not None}

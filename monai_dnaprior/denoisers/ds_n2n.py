@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, interpolate, pad
 
+from ..checks import check_whole
 from ..fitting.fit import FitResult, Procedure
 from ..fitting.losses import squared_error
 from ..fitting.networks import seeded_weights
@@ -45,6 +46,10 @@ class DualSamplingNoise2Noise(PerImageFit):
     learning_rate: float = 1e-3
     averaging: float = 0.0
     width: int = 48
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_whole(1, width=self.width)
 
     def network(self, channels: int = 1) -> NoiseNet:
         return NoiseNet(channels=channels, width=self.width, seed=self.seed)

@@ -67,7 +67,7 @@ class PerImageFit:
             noise level, and scales what was removed down to the noise level where it is more; ``"variance"`` ends it
             when the outputs' moving variance rises, ``"steps"`` at the last step only. Or what makes a
             :class:`~monai_dnaprior.fitting.stopping.StoppingRule` for a fit, called without arguments.
-        discrepancy: see ``stopping``. At the noise level itself a fit is still a little too smooth.
+        discrepancy: the residual over the noise level at which a fit ends; at 1 it is still a little too smooth.
         least_steps: the noise level ends no fit before so many steps a channel, fewer by the factor
             :math:`0.1 / \hat\sigma` where noise is stronger than 0.1, which a network takes up sooner. Smooth images
             fall to the noise level before they are sharp, and those in colour, whose channels show the same, more so.

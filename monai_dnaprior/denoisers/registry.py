@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -10,21 +11,15 @@ from .classical import bm3d, classical, gaussian, identity, median, nl_means, tv
 from .dip import DeepImagePrior, DeepSpectralPrior
 from .dnaprior import DNAPrior
 from .ds_n2n import DualSamplingNoise2Noise
+from .options import check_options, suggest
 from .result import Denoiser
 from .self2self import Self2Self
 from .wire import WIRE
 
-
-def iddp(**options: Any) -> Denoiser:
-    from .trained import Trained  # brings MONAI, for whose import the other methods need not wait
-
-    return Trained(**options)
-
-
 FITTED = ("dna-prior", "dip", "dip-tv", "dsp", "wire", "ds-n2n", "self2self")  # have a seed and steps
-DENOISERS: dict[str, Callable[..., Denoiser]] = {
+DENOISERS: dict[str, Callable[..., Denoiser] | str] = {
     "dna-prior": DNAPrior.from_preset,
-    "iddp": iddp,
+    "iddp": f"{__package__}.trained:Trained",  # brings MONAI, for whose import the other methods need not wait
     "dip": DeepImagePrior,
     "dip-tv": partial(DeepImagePrior, tv_weight=0.02),
     "dsp": DeepSpectralPrior,
@@ -56,14 +51,14 @@ def create_denoiser(name: str, **options: Any) -> Denoiser:
     Args:
         name: one of :func:`list_denoisers`.
         options: the fields of the method, for instance ``preset``, ``steps`` and ``seed`` of ``"dna-prior"``. A method
-            without a fit has no use for ``seed`` and ``steps``, which every method accepts.
-            (see :class:`~monai_dnaprior.denoisers.dnaprior.DNAPrior`).
+            without a fit has no use for ``seed`` and ``steps``, which every method accepts. The command
+            ``monai-dnaprior methods`` shows all of them.
 
     Returns:
         a callable: noisy (B, C, H, W), about [0, 1], to a result with ``image`` of the same shape and ``records``.
 
     Raises:
-        ValueError: an unknown name, or an option out of its range.
+        ValueError: an unknown name, or an option of another kind or out of its range.
         TypeError: an option that the method does not have.
 
     >>> import torch
@@ -72,8 +67,17 @@ def create_denoiser(name: str, **options: Any) -> Denoiser:
     >>> result.image.shape, result.records[0].stop_reason
     (torch.Size([1, 1, 32, 32]), 'steps')
     """
-    if name not in DENOISERS:
-        raise ValueError(f"name={name!r} is no known denoiser; choose one of {', '.join(DENOISERS)}.")
+    create = find_method(name)
     if name not in FITTED:
         options = {option: value for option, value in options.items() if option not in ("seed", "steps")}
-    return DENOISERS[name](**options)
+    check_options(name, create, options)
+    return create(**options)
+
+
+def find_method(name: str) -> Callable[..., Denoiser]:
+    """What makes the denoiser of this name."""
+    if name not in DENOISERS:
+        names = ", ".join(DENOISERS)
+        raise ValueError(f"name={name!r} is no known denoiser; choose one of {names}.{suggest(name, DENOISERS)}")
+    method = DENOISERS[name]
+    return pkgutil.resolve_name(method) if isinstance(method, str) else method

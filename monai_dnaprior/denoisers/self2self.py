@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, interpolate, leaky_relu, max_pool2d, pad
 
-from ..checks import check_part
+from ..checks import check_part, check_whole
 from ..fitting.fit import FitResult, Procedure
 from ..fitting.networks import seeded_weights
 from .per_image import NoisyImage, PerImageFit
@@ -55,6 +55,7 @@ class Self2Self(PerImageFit):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_part(keep=self.keep, dropout=self.dropout)
+        check_whole(1, width=self.width, scales=self.scales)
 
     def network(self, channels: int = 1) -> PartialUNet:
         return PartialUNet(channels=channels, width=self.width, scales=self.scales, seed=self.seed)

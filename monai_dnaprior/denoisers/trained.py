@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from os import PathLike
 from pathlib import Path
 
 import torch
@@ -33,7 +34,7 @@ BLOCK = 8  # side of the blocks by whose means the darkest place is found
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    r"""Denoise with a network trained on many images: :math:`\hat x = F_\theta(y)`, one pass an image.
+    r"""IDDP, or another network trained on many images: :math:`\hat x = F_\theta(y)`, one pass an image.
 
     A network for one channel treats the channels of a colour image one by one, in an orthonormal basis (their mean,
     then differences), in which the image is most of one channel and noise is white in all.
@@ -45,9 +46,8 @@ class Trained:
         tile: images with a longer side are denoised in square tiles of this side, which overlap by a quarter and are
             blended, so that the memory needed does not grow with the image.
         ensemble: average what the network makes of the image's eight orientations, in eight times the time.
-        refinements: rounds of :func:`~monai_dnaprior.denoisers.nonlocal_bayes.refine`, a non-local filter that the
-        network's output
-            guides: two gain about as much as a fit, in less time.
+        refinements: rounds of a non-local filter, :func:`~monai_dnaprior.denoisers.nonlocal_bayes.refine`, which the
+            network's output guides: two gain about as much as a fit, in less time.
         limited: scale down what is removed where it is more than the noise around a pixel, and, where neighbouring
             pixels' noise is alike, to the noise level of the image. For refinements, and for weights that are given,
             which may be of a network that removes such noise, its correlation and level are measured, in a second.
@@ -63,7 +63,7 @@ class Trained:
     (torch.Size([1, 3, 33, 47]), 'network')
     """
 
-    weights: str | None = None
+    weights: str | PathLike | None = None
     sha256: str | None = None
     tile: int = 512
     ensemble: bool = False

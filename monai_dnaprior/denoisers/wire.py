@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from ..checks import check_positive, check_whole
 from ..fitting.fit import FitResult, Procedure
 from ..fitting.losses import squared_error
 from ..fitting.networks import seeded_weights
@@ -45,6 +46,12 @@ class WIRE(PerImageFit):
     scale: float = 4.0
     hidden: int = 181
     layers: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive(omega=self.omega, scale=self.scale)
+        check_whole(1, hidden=self.hidden)
+        check_whole(0, layers=self.layers)
 
     def network(self, channels: int = 1) -> GaborNet:
         shape = {"hidden": self.hidden, "layers": self.layers}
