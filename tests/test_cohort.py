@@ -20,7 +20,7 @@ from run_command import tries
 from monai_dnaprior.__main__ import main
 from monai_dnaprior.cohort import one_scan as job
 from monai_dnaprior.cohort.all_scans import denoise_all, exit_code_of
-from monai_dnaprior.cohort.cluster import HINT, Begun, cluster_runner, denoise_share, run_after_shares, run_or_begin
+from monai_dnaprior.cohort.cluster import HINT, cluster_runner, denoise_share, run_after_shares, run_or_begin
 from monai_dnaprior.cohort.task import ScanRow, ScanTask
 from monai_dnaprior.files.checkpoint import FinishedSlices
 from monai_dnaprior.files.discovery import find_sources
@@ -82,7 +82,7 @@ def test_shares_are_kept_for_the_whole(tmp_path: Path, monkeypatch: pytest.Monke
     (source,), _ = find_sources(tmp_path / "in")
     output = tmp_path / "out" / "scan.nii.gz"
     task = ScanTask(source, output, Caps(), FIT)
-    assert run_or_begin(task, 2) == Begun(3, 2)
+    assert run_or_begin(task, 2) == [range(0, 2), range(2, 3)]
     for share in (range(2, 3), range(0, 2)):
         denoise_share(task, share)
     parts = sorted((tmp_path / "out" / "scan.nii.gz.partial").glob("*.safetensors"))

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def denoise_all(
     ]
     refused = (ScanRow(error.path, None, "refused", error.exit_code, str(error)) for error in errors)
     try:
-        for row in itertools.chain(refused, (runner or one_after_another)(tasks)):
+        for row in itertools.chain(refused, (runner or partial(map, ScanTask.run))(tasks)):
             if manifest is not None:
                 manifest.add(row)
             yield row
@@ -57,10 +58,6 @@ def denoise_all(
         if manifest is not None:
             manifest.write()
             describe_dataset(path, output)
-
-
-def one_after_another(tasks: Sequence[ScanTask]) -> Iterator[ScanRow]:
-    return map(ScanTask.run, tasks)
 
 
 class Manifest:

@@ -6,7 +6,7 @@ import itertools
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -93,9 +93,8 @@ class Dispatcher:
             task = self.sent.pop(future.key)
             found = result_of(future, task)
             future.release()
-            if isinstance(found, Begun):
-                shares = [self.submit(denoise_share, task, share) for share in found.shares()]
-                self.send(run_after_shares, task, shares)
+            if isinstance(found, list):
+                self.send(run_after_shares, task, [self.submit(denoise_share, task, share) for share in found])
             else:
                 yield found
                 self.send_next(1)
@@ -113,23 +112,8 @@ class Dispatcher:
         return self.client.submit(function, *arguments, pure=False, resources=self.resources)
 
 
-@dataclass(frozen=True)
-class Begun:
-    """A large scan whose slices can be denoised in shares: how many they are, and how many a share has."""
-
-    size: int
-    block: int
-
-    def shares(self) -> list[range]:
-        """
-        >>> Begun(5, 2).shares()
-        [range(0, 2), range(2, 4), range(4, 5)]
-        """
-        return [range(start, min(start + self.block, self.size)) for start in range(0, self.size, self.block)]
-
-
-def run_or_begin(task: ScanTask, block: int) -> ScanRow | Begun:
-    """Denoise a scan, or begin one with more slices than a block."""
+def run_or_begin(task: ScanTask, block: int) -> ScanRow | list[range]:
+    """Denoise a scan, or begin one with more slices than a block and tell the shares in which they are denoised."""
     task = resume(task)
     try:
         shape, colours = preflight(task.source, task.caps)
@@ -140,7 +124,7 @@ def run_or_begin(task: ScanTask, block: int) -> ScanRow | Begun:
         job.begin()
     except (ScanError, OSError) as error:
         return ScanRow.of_error(task.source, error)
-    return Begun(size, block)
+    return [range(start, min(start + block, size)) for start in range(0, size, block)]
 
 
 def denoise_share(task: ScanTask, share: range) -> None:
@@ -161,7 +145,7 @@ def resume(task: ScanTask) -> ScanTask:
     return replace(task, settings={**task.settings, "resume": True})
 
 
-def result_of(future: Any, task: ScanTask) -> ScanRow | Begun:
+def result_of(future: Any, task: ScanTask) -> ScanRow | list[range]:
     """What a worker gave, or a row that says how the workers failed; what is wrong with the settings is raised."""
     from distributed import KilledWorker
 

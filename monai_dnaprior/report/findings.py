@@ -10,9 +10,7 @@ from ..cohort.one_scan import FALLBACK
 from ..noise.estimate import CORRELATED
 from .measures import Measures
 
-FOLLOWS = (
-    0.1  # correlation with the image: 1 % of the variance of what was removed follows it; ideal is a few hundredths
-)
+FOLLOWS = 0.1  # correlation with the image: 1 % of the variance of what was removed; ideal is a few hundredths
 ALIKE = 0.1  # correlation of neighbours in what was removed; white noise has about 0
 SHIFT = 0.2  # of the standard deviation of what was removed, by which the mean of an intensity class may move
 CERTAIN = 4  # standard errors

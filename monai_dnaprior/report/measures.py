@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,11 +43,11 @@ class Measures:
     @classmethod
     def of(cls, slices: Sequence[Shown], window: tuple[float, float]) -> Measures:
         seen = [changed_pixels(one) for one in slices]
-        removed = np.concatenate([one.removed[where] for one, where in zip(slices, seen, strict=True)])
-        before, after = (
-            np.concatenate([getattr(one, name)[where] for one, where in zip(slices, seen, strict=True)])
-            for name in ("before", "after")
-        )
+
+        def pixels(planes: Iterable[np.ndarray]) -> np.ndarray:
+            return np.concatenate([plane[where] for plane, where in zip(planes, seen, strict=True)])
+
+        removed, after = pixels(one.removed for one in slices), pixels(one.after for one in slices)
         mean, deviation = (float(removed.mean()), float(removed.std())) if len(removed) else (0.0, 0.0)
         centred = [np.where(where, one.removed - mean, 0) for one, where in zip(slices, seen, strict=True)]
         return cls(
@@ -55,11 +55,9 @@ class Measures:
             deviation,
             autocorrelation(centred, seen),
             spectrum(centred, seen, deviation),
-            histogram(before, after, window),
+            histogram(pixels(one.before for one in slices), after, window),
             bias(after, removed),
-            at_edges(
-                np.concatenate([slope(one.after)[where] for one, where in zip(slices, seen, strict=True)]), removed
-            ),
+            at_edges(pixels(slope(one.after) for one in slices), removed),
             float(np.median([correlation_of_noise(one.before) for one in slices])),
         )
 

@@ -6,7 +6,7 @@ import copy
 import csv
 import os
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,8 @@ from ignite.engine import Engine, Events
 from monai.config import PathLike
 from monai.engines import SupervisedTrainer
 from monai.handlers import CheckpointLoader, CheckpointSaver
-from monai.inferers import Inferer
 from monai.utils import CommonKeys
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from ..fitting.devices import check_precision, convolving
 from ..noise.metrics import psnr
@@ -48,28 +46,13 @@ class DenoisingTrainer(SupervisedTrainer):
         self,
         *,
         device: str | torch.device,
-        max_epochs: int,
-        train_data_loader: Iterable,
-        network: nn.Module,
-        optimizer: Optimizer,
         objective: Objective,
-        inferer: Inferer | None = None,
-        train_handlers: Sequence[Any] | None = None,
         seed: int = 0,
         precision: str = "float32",
+        **others: Any,
     ) -> None:
         check_precision(precision)
-        super().__init__(
-            device=torch.device(device),
-            max_epochs=max_epochs,
-            train_data_loader=train_data_loader,
-            network=network,
-            optimizer=optimizer,
-            loss_function=objective,
-            inferer=inferer,
-            train_handlers=train_handlers,
-            decollate=False,
-        )
+        super().__init__(device=torch.device(device), loss_function=objective, decollate=False, **others)
         self.seed, self.precision = seed, precision
 
     def apply_network(self, images: Tensor) -> Tensor:
@@ -247,11 +230,6 @@ def latest_checkpoint(folder: PathLike) -> str | None:
 
     A training that is killed while it writes one leaves a file that is cut off.
     """
-    for path in sorted(Path(folder).glob("checkpoint_epoch=*.pt"), key=epoch_of, reverse=True):
-        if zipfile.is_zipfile(path):
-            return str(path)
-    return None
-
-
-def epoch_of(path: Path) -> int:
-    return int(path.stem.partition("=")[2])
+    whole = filter(zipfile.is_zipfile, Path(folder).glob("checkpoint_epoch=*.pt"))
+    newest = max(whole, key=lambda path: int(path.stem.partition("=")[2]), default=None)
+    return None if newest is None else str(newest)
