@@ -6,6 +6,7 @@ import argparse
 import io
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from .files.scan import Caps, ScanError
 
 DESCRIPTION = "Self-supervised denoising of medical images.\nNot a medical device; keep the original."
 INTERRUPTED, TERMINATED = 130, 143
+COMPARED = "median,tv,nl-means,iddp,dna-prior"
 SETTINGS = ("method", "device", "slice_dim", "batch_size", "rician", "mask", "residual", "spread")
 
 
@@ -143,9 +145,26 @@ def parse_option(text: str) -> tuple[str, Any]:
         return name, value
 
 
+def parse_methods(text: str, **given: Any) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Methods with commas between, each with its preset and options behind colons, and with what is given for all.
+
+    >>> parse_methods("tv,dna-prior:fast:shrink=[1,2]")
+    {'tv': ('tv', {}), 'dna-prior:fast:shrink=[1,2]': ('dna-prior', {'preset': 'fast', 'shrink': [1, 2]})}
+    """
+    methods = {}
+    for label in filter(None, re.split(r",(?![^\[]*\])", text)):
+        name, *parts = label.split(":")
+        options = dict(parse_option(part if "=" in part else f"preset={part}") for part in parts)
+        methods[label] = name, {**given, **options}
+    if not methods:
+        raise ValueError(f"methods={text!r} names none; give for instance {COMPARED}.")
+    return methods
+
+
 def add_compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="PNG, TIFF, NIfTI, DICOM file or folder")
-    parser.add_argument("--methods", required=True, help="names with commas between; see the command methods")
+    methods = f"with commas between; a preset or options behind one: dna-prior:best,iddp:refinements=2 ({COMPARED})"
+    parser.add_argument("--methods", default=COMPARED, help=methods)
     parser.add_argument("--output", required=True, type=Path, help="folder for table.csv, table.md, grid.png, plot.png")
     parser.add_argument("--noise", help="the images are clean: add gaussian:25, poisson:30, speckle:0.1 or rician:25")
     parser.add_argument("--reference", nargs="+", metavar="IMAGE", help="the images are noisy: these are clean")
@@ -159,20 +178,18 @@ def add_compare(parser: argparse.ArgumentParser) -> None:
 def run_compare(options: argparse.Namespace) -> int:
     from .compare.cases import load_cases
     from .compare.run import compare
-    from .denoisers.registry import list_denoisers
+    from .denoisers.registry import create_denoiser
     from .fitting.devices import computing_device, device_name
 
     budget = {} if options.steps is None else {"steps": options.steps}
-    names = [name for name in options.methods.split(",") if name]
-    unknown = [name for name in names if name not in list_denoisers()]
-    if unknown or not names:
-        raise ValueError(f"methods={options.methods!r} must be names of {', '.join(list_denoisers())}, with commas.")
+    methods = parse_methods(options.methods, seed=options.seed, **budget)
+    for name, chosen in methods.values():
+        create_denoiser(name, **chosen)  # which refuses what it does not know
     absent = [path for path in [*options.images, *(options.reference or [])] if not Path(path).exists()]
     if absent:
         raise ValueError(f"{absent[0]} does not exist.")
     chosen = {"noise": options.noise, "slice_index": options.slice, "seed": options.seed}
     cases = load_cases(options.images, references=options.reference, **chosen)
-    methods = {name: (name, {"seed": options.seed, **budget}) for name in names}
     device = str(computing_device(device_name(options.device)))
     rows = compare(cases, methods, options.output, device=device, progress=not options.quiet)
     if not options.quiet:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +191,37 @@ def test_command_line_on_pairs(picture: Path, tmp_path: Path, capsys: pytest.Cap
     assert "| noisy | dna-prior |" in shown
 
 
+def test_presets_and_options_make_methods_and_the_columns_are_explained(
+    picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    specs = "dna-prior:fast,dna-prior:fast:shrink=[1,2],tv:sigma=0.05,iddp:refinements=1"
+    command = ["compare", str(picture), "--noise", "gaussian:25", "--methods", specs, "--steps", "3"]
+    assert main([*command, "--output", str(tmp_path / "out")]) == 0
+    shown = capsys.readouterr().out
+    labels = ["dna-prior:fast", "dna-prior:fast:shrink=[1,2]", "tv:sigma=0.05", "iddp:refinements=1"]
+    assert [row.method for row in read_rows(tmp_path / "out" / "table.csv")] == labels
+    assert len(list((tmp_path / "out" / "denoised").glob("*.npy"))) == 4
+    header = next(line for line in shown.splitlines() if line.startswith("| image |"))
+    explained = [line.split("`")[1] for line in shown.splitlines() if line.startswith("- `")]
+    assert header == f"| image | method | {' | '.join(explained)} |"
+    assert shown == (tmp_path / "out" / "table.md").read_text(encoding="utf-8")
+
+
+def test_five_methods_are_compared_unless_others_are_named(picture: Path, tmp_path: Path) -> None:
+    assert main(["compare", str(picture), "--quiet", "--steps", "2", "--output", str(tmp_path / "out")]) == 0
+    methods = [row.method for row in read_rows(tmp_path / "out" / "table.csv")]
+    assert methods == ["median", "tv", "nl-means", "iddp", "dna-prior"]
+
+
+def test_without_matplotlib_there_is_a_table_and_a_line(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    compare([case], METHODS, tmp_path)
+    assert "| slice | median |" in (tmp_path / "table.md").read_text(encoding="utf-8")
+    assert "they need matplotlib: pip install 'monai-dnaprior[report]'" in caplog.text
+
+
 def test_a_scan_that_is_cut_short_is_one_line(nifti_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     nifti_path.write_bytes(nifti_path.read_bytes()[:-200])
     assert main(["compare", str(nifti_path), "--methods", "tv", "--output", str(tmp_path / "out")]) == 4
@@ -218,7 +250,10 @@ def test_methods_that_fail_show_in_the_exit_code(
     ("arguments", "message"),
     [
         (["absent.png", "--methods", "tv"], "absent.png does not exist"),
-        (["{picture}", "--methods", "tv,magic"], "methods='tv,magic' must be names of dna-prior"),
+        (["{picture}", "--methods", "tv,magic"], "name='magic' is no known denoiser; choose one of dna-prior"),
+        (["{picture}", "--methods", ","], "methods=',' names none; give for instance median,tv"),
+        (["{picture}", "--methods", "tv,iddp:best"], "preset is no option of iddp; it has weights"),
+        (["{picture}", "--methods", "tv:sigmas=1"], "sigmas is no option of tv; it has sigma"),
         (["{picture}", "--methods", "tv", "--noise", "salt:3"], "noise='salt:3' must be one of gaussian"),
         (["{picture}", "--methods", "tv", "--reference", "{picture}", "{picture}"], "reference has 2 images"),
         (["{nifti}", "--methods", "tv", "--slice", "9"], "slice=9 is not in"),

@@ -71,5 +71,7 @@ def matplotlib_figure() -> type:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError("the pictures need matplotlib: pip install 'monai-dnaprior[report]'.") from error
+        raise ImportError(
+            "the pictures are left out; they need matplotlib: pip install 'monai-dnaprior[report]'."
+        ) from error
     return Figure

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -9,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import torch
@@ -51,7 +53,7 @@ def compare(
     rows: list[Row] = []
     for case, label in tqdm([(case, label) for case in cases for label in methods], disable=not progress, unit="fit"):
         name, options = methods[label]
-        key, stored = row_key(case, name, options), folder / "denoised" / f"{case.name}-{label}.npy"
+        key, stored = row_key(case, name, options), stored_output(folder, case, label)
         row = done.get(key) if stored.exists() else None
         if row is None:
             done = {old: other for old, other in done.items() if (other.image, other.method) != (case.name, label)}
@@ -64,9 +66,17 @@ def compare(
         write_rows([*rows, *done.values()], folder / "table.csv")  # also what an earlier run did of what is to come
     write_rows(rows, folder / "table.csv")
     (folder / "table.md").write_text(markdown(rows), encoding="utf-8")
-    draw_grid(list(strips(cases, list(methods), folder)), folder / "grid.png")
-    draw_quality(rows, folder / "plot.png")
+    try:
+        draw_grid(list(strips(cases, list(methods), folder)), folder / "grid.png")
+        draw_quality(rows, folder / "plot.png")
+    except ImportError as error:  # the table is there all the same
+        logging.getLogger(__name__).warning(error)
     return rows
+
+
+def stored_output(folder: Path, case: Case, label: str) -> Path:
+    """Where a method's output is kept; a label may hold signs that a file's name must not."""
+    return folder / "denoised" / f"{case.name}-{quote(label, safe='=')}.npy"
 
 
 def run_method(
@@ -132,7 +142,7 @@ def strips(cases: Sequence[Case], labels: Sequence[str], folder: Path) -> Iterat
         limit = 3 * max(estimate_sigma(case.noisy).item(), 0.01)
         images = {"noisy": case.noisy} | ({} if case.clean is None else {"clean": case.clean})
         for label in labels:
-            stored = folder / "denoised" / f"{case.name}-{label}.npy"
+            stored = stored_output(folder, case, label)
             if stored.exists():
                 images[label] = torch.from_numpy(np.load(stored))
         panels = []

@@ -12,19 +12,23 @@ from typing import Any
 
 from .cases import Case
 
+MEANINGS = {
+    "psnr": "peak signal-to-noise ratio against the clean image, the output clipped to [0, 1], in dB; more is better",
+    "ssim": "structural similarity with the clean image, at most 1; more is better",
+    "sigma": "estimated noise level of the noisy image, on the 8-bit scale",
+    "residual_correlation": "of neighbouring pixels in what was removed; white noise has about 0",
+    "image_correlation": "of what was removed with the output; anatomy that was removed shows here, best is 0",
+    "steps": "of the fit; 0 for a method without one",
+    "stop_reason": "what ended the fit, or why the image was left alone",
+    "seconds": "wall time",
+    "megabytes": "peak of memory above what was in use before",
+    "error": "why there is no output",
+}
+
 
 @dataclass(frozen=True)
 class Row:
-    """What one method did on one image. Quality is left empty where no clean image is known.
-
-    Attributes:
-        psnr, ssim: against the clean image, the output clipped to [0, 1]; dB and 0 to 1.
-        sigma: estimated noise level of the noisy image, on the 8-bit scale.
-        residual_correlation: of neighbouring pixels in what was removed; white noise has about 0.
-        image_correlation: of what was removed with the output; anatomy in the residual shows here.
-        seconds, megabytes: wall time and the peak of memory above the start.
-        error: why there is no output.
-    """
+    """What one method did on one image; see :data:`MEANINGS`. Quality is empty where no clean image is known."""
 
     image: str
     method: str
@@ -68,7 +72,10 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """The rows as a table; the best PSNR of every image is bold, columns without any value are left out."""
+    """The rows as a table, and what its columns mean; those without any value are left out.
+
+    The best PSNR of every image is bold.
+    """
     names = [field.name for field in fields(Row) if field.name != "key"]
     names = [name for name in names if any(getattr(row, name) not in (None, "") for row in rows)]
     best: dict[str, float] = {}
@@ -81,7 +88,8 @@ def markdown(rows: Sequence[Row]) -> str:
         if row.psnr is not None and row.psnr == best[row.image]:
             cells[names.index("psnr")] = f"**{row.psnr}**"
         lines.append(cells)
-    return markdown_table(names, lines) + "\n"
+    meanings = [f"- `{name}`: {MEANINGS[name]}" for name in names if name in MEANINGS]
+    return "\n".join([markdown_table(names, lines), "", *meanings, ""])
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
