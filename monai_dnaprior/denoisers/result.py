@@ -8,8 +8,6 @@ from typing import Protocol
 
 from torch import Tensor
 
-UNTREATED = ("clean", "constant", "non-finite")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Record:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,14 +16,17 @@ from monai.transforms import Transform
 from monai.utils import TransformBackends, convert_to_dst_type, convert_to_tensor
 
 from ..checks import check_flag
+from ..denoisers.outcome import Outcome, count_warnings
 from ..denoisers.registry import create_denoiser
-from ..denoisers.result import Record
+from ..denoisers.result import Record, Result
 from ..files.disk import hash_of
 from ..fitting.devices import computing_device, device_name
 from ..training.weights import SHIPPED
+from .metadata import name_of, slicing_of
 from .signature import takes_parameters_of
-from .volumes import Slicing, check_spread, denoise_volume
+from .volumes import AUTO, SPATIAL_AXES, Slicing, check_spread, check_volume, denoise_volume
 
+logger = logging.getLogger(__name__)
 RECORDS_KEY = "denoising"
 GIVEN = ("method", "options")  # what a transform of one method gives itself
 
@@ -31,8 +36,8 @@ class Denoise(Transform):
 
     Args:
         method: one of :func:`~monai_dnaprior.denoisers.registry.list_denoisers`.
-        slice_dim: spatial axis along which a volume is cut into slices, -3 to 2; -1 is axial for volumes as MONAI
-            loads them. A 2D image is one slice.
+        slice_dim: spatial axis along which a volume is cut into slices, -3 to 2; "auto" is the one of thick slices
+            where the affine tells, and else the last, axial for volumes as MONAI loads them. A 2D image is one slice.
         channel_wise: denoise every channel by itself (modalities, time points), or all together (RGB).
         batch_size: slices fitted side by side, on a CPU one a thread; the result does not depend on it.
         rician: the image holds magnitudes (MR): also take away what Rician noise adds to their mean.
@@ -67,7 +72,7 @@ class Denoise(Transform):
         self,
         method: str,
         *,
-        slice_dim: int = -1,
+        slice_dim: int | str = AUTO,
         channel_wise: bool = False,
         batch_size: int = 8,
         rician: bool = False,
@@ -90,7 +95,10 @@ class Denoise(Transform):
         image = convert_to_tensor(img, track_meta=False)
         device = computing_device(self.device or image.device)
         denoiser = create_denoiser(self.method, **self.options)
-        result = denoise_volume(image.to(device), denoiser, self.slicing)
+        check_volume(image)
+        slicing, doubts = slicing_of(img, self.slicing)
+        result = denoise_volume(image.to(device), denoiser, slicing)
+        log_result(name_of(img), result, slicing, doubts)
         outputs = [result.image]
         if self.residual:
             denoised = result.image.to(image.device)
@@ -125,6 +133,28 @@ def convert_like(img: NdarrayOrTensor, values: torch.Tensor, records: list[Recor
     if isinstance(output, MetaTensor):
         output.meta[RECORDS_KEY] = records_text(records)
     return output
+
+
+def log_result(name: str, result: Result, slicing: Slicing, doubts: Sequence[str] = ()) -> None:
+    """One line on a denoised image: which, how many slices, where, how noisy, how long, and all warnings."""
+    records = result.records
+    sigmas, steps = [record.sigma for record in records], [record.steps for record in records]
+    axis = "" if slicing.axis == SPATIAL_AXES else f" along axis {slicing.axis - 1}"
+    warnings = [*doubts, *count_warnings([record.warnings for record in records])]
+    logger.log(
+        logging.WARNING if warnings else logging.INFO,
+        "%s: %s%s; sigma %.4f to %.4f of the intensity range, steps %d to %d, %.1f s on %s%s",
+        name,
+        Outcome.of(record.stop_reason for record in records),
+        axis,
+        min(sigmas),
+        max(sigmas),
+        min(steps),
+        max(steps),
+        sum(record.seconds for record in records),
+        result.image.device,
+        "".join(f"; warning: {text}" for text in warnings),
+    )
 
 
 class DNAPriorDenoise(Denoise):

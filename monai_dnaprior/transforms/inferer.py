@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -14,13 +12,12 @@ from monai.inferers import Inferer
 from monai.utils import convert_to_dst_type
 
 from ..denoisers.dnaprior import DNAPrior
-from ..denoisers.result import Record, Result
+from ..denoisers.result import Result
 from ..denoisers.trained import Trained
-from .array import RECORDS_KEY, records_text
+from .array import RECORDS_KEY, log_result, records_text
+from .metadata import name_of, slicing_of
 from .signature import takes_parameters_of
 from .volumes import Slicing, denoise_volume
-
-logger = logging.getLogger(__name__)
 
 
 class DenoisingInferer(Inferer):
@@ -41,18 +38,20 @@ class DenoisingInferer(Inferer):
 
     def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         denoiser = partial(self.denoiser, network=network)
-        plain = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
-        results = [denoise_volume(volume, denoiser, self.slicing) for volume in plain]
+        results = [self._denoise(volume, denoiser) for volume in inputs]
         output = convert_to_dst_type(
             torch.stack([result.image for result in results]), dst=inputs, dtype=torch.float32
         )[0]
         if isinstance(output, MetaTensor):
             output.meta[RECORDS_KEY] = [records_text(result.records) for result in results]
-        for result in results:
-            logger.info(summary(result.records))
-            for warning, count in Counter(text for record in result.records for text in record.warnings).items():
-                logger.warning("%d of %d slices: %s", count, len(result.records), warning)
         return output
+
+    def _denoise(self, image: torch.Tensor, denoiser: Callable[..., Result]) -> Result:
+        slicing, doubts = slicing_of(image, self.slicing)
+        plain = image.as_tensor() if isinstance(image, MetaTensor) else image
+        result = denoise_volume(plain, denoiser, slicing)
+        log_result(name_of(image), result, slicing, doubts)
+        return result
 
 
 class DNAPriorInferer(DenoisingInferer):
@@ -95,13 +94,3 @@ class IDDPInferer(DenoisingInferer):
     @takes_parameters_of(Slicing)
     def __init__(self, denoiser: Trained | None = None, **slicing: Any) -> None:
         super().__init__(denoiser or Trained(), **slicing)
-
-
-def summary(records: list[Record]) -> str:
-    """One line on a volume: how many slices, how noisy, how long, and why they stopped."""
-    sigmas, steps = [record.sigma for record in records], [record.steps for record in records]
-    stops = ", ".join(f"{reason} {count}" for reason, count in Counter(r.stop_reason for r in records).most_common())
-    return (
-        f"denoised {len(records)} slices: sigma {min(sigmas):.4f} to {max(sigmas):.4f} of the intensity range, "
-        f"steps {min(steps)} to {max(steps)}, stopped by {stops}, {sum(record.seconds for record in records):.1f} s"
-    )

@@ -10,7 +10,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..denoisers.result import UNTREATED, Denoiser, Result
+from ..denoisers.outcome import UNTREATED
+from ..denoisers.result import Denoiser, Result
 from ..fitting.tiles import map_tiles
 
 SMALLEST_TILE = 128  # side

@@ -10,12 +10,15 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..checks import check_flag, check_whole, is_whole
-from ..denoisers.result import UNTREATED, Denoiser, Record, Result
+from ..denoisers.outcome import UNTREATED
+from ..denoisers.result import Denoiser, Record, Result
 from ..noise.intensity import intensity_range
 from ..noise.rician import without_rician_bias
 from .out_of_memory import within_memory
 
 SPATIAL_AXES = 3
+AUTO = "auto"
+THICK = 1.25  # times as far apart as voxels along the other axes are those of thick slices
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +26,8 @@ class Slicing:
     """How a volume is cut into 2D slices, and how these are handed to a denoiser.
 
     Args:
-        slice_dim: the spatial axis, from -3 to 2, along which a volume is cut; -1 is axial for volumes as MONAI loads
-            them. A 2D image is one slice.
+        slice_dim: the spatial axis, from -3 to 2, along which a volume is cut; "auto" is the one of thick slices where
+            the spacing of the voxels tells, see :meth:`along`, and else the last. A 2D image is one slice.
         channel_wise: treat every channel as a volume of its own, with its own range of intensities (modalities, time
             points); otherwise the channels of a slice are denoised together (RGB).
         batch_size: how many slices the denoiser is handed at once. The result does not depend on it, on an
@@ -35,25 +38,49 @@ class Slicing:
 
     >>> Slicing(slice_dim=3)
     Traceback (most recent call last):
-    ValueError: slice_dim=3 is no spatial axis; choose one of -3 to 2 (-1 is the last).
+    ValueError: slice_dim=3 is no spatial axis; choose one of -3 to 2 (-1 is the last), or "auto".
     """
 
-    slice_dim: int = -1
+    slice_dim: int | str = AUTO
     channel_wise: bool = False
     batch_size: int = 8
     rician: bool = False
     progress: bool = False
 
     def __post_init__(self) -> None:
-        if not is_whole(self.slice_dim) or not -SPATIAL_AXES <= self.slice_dim < SPATIAL_AXES:
-            raise ValueError(f"slice_dim={self.slice_dim} is no spatial axis; choose one of -3 to 2 (-1 is the last).")
+        known = is_whole(self.slice_dim) and -SPATIAL_AXES <= int(self.slice_dim) < SPATIAL_AXES
+        if not known and self.slice_dim != AUTO:
+            raise ValueError(
+                f'slice_dim={self.slice_dim} is no spatial axis; choose one of -3 to 2 (-1 is the last), or "auto".'
+            )
         check_whole(1, batch_size=self.batch_size)
         check_flag(channel_wise=self.channel_wise, rician=self.rician, progress=self.progress)
 
     @property
     def axis(self) -> int:
-        """The axis of an array with channels in front."""
-        return self.slice_dim + 1 if self.slice_dim >= 0 else self.slice_dim
+        """The axis of a volume with channels in front, 1 to 3."""
+        return (-1 if isinstance(self.slice_dim, str) else self.slice_dim) % SPATIAL_AXES + 1
+
+    def along(self, sides: Sequence[int], spacing: Sequence[float] | None) -> Slicing:
+        """The same with the axis that "auto" stands for, of a volume whose voxels lie so far apart.
+
+        >>> Slicing().along((96, 16, 96), (1.0, 5.0, 1.0)).slice_dim
+        1
+        """
+        if self.slice_dim != AUTO:
+            return self
+        thick = thick_axis(sides, spacing)
+        return replace(self, slice_dim=-1 if thick in (None, SPATIAL_AXES - 1) else thick)
+
+    def doubts(self, sides: Sequence[int], spacing: Sequence[float] | None) -> list[str]:
+        """That slices are cut across thick ones, if they are."""
+        thick = thick_axis(sides, spacing)
+        if spacing is None or thick is None or thick == self.axis - 1:
+            return []
+        return [
+            f"slice_dim={self.slice_dim} cuts across thick slices, which lie {spacing[thick]:.3g} mm apart along axis "
+            f'{thick}: set slice_dim="auto"'
+        ]
 
     def depth(self, shape: Sequence[int]) -> int:
         """How many slices lie behind each other in a volume (C, H, W, D), or an image (C, H, W)."""
@@ -179,6 +206,19 @@ def batches(indices: range, batch_size: int, done: Container[int]) -> Iterator[r
         elif index + 1 - start == batch_size or index == indices[-1]:
             yield range(start, index + 1)
             start = index + 1
+
+
+def thick_axis(sides: Sequence[int], spacing: Sequence[float] | None) -> int | None:
+    """The axis along which voxels lie much farther apart than along both others, if slices of it are no mere lines.
+
+    >>> thick_axis((96, 16, 96), (1.0, 5.0, 1.0)), thick_axis((96, 16, 96), (1.0, 1.0, 1.0))
+    (1, None)
+    """
+    if spacing is None:
+        return None
+    *others, thick = sorted(range(SPATIAL_AXES), key=lambda axis: spacing[axis])
+    far = spacing[thick] > THICK * spacing[others[-1]] and min(sides[axis] for axis in others) > 1
+    return thick if far else None
 
 
 def remove_rician_bias(noisy: Tensor, result: Result, zero: float) -> Result:
