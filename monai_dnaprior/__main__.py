@@ -62,7 +62,8 @@ def add_scan_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="of the method; repeatable")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same bits (0)")
     parser.add_argument("--device", default="cpu", help="where to compute, cpu or cuda (cpu)")
-    parser.add_argument("--slice-dim", type=int, default=-1, help="axis along which volumes are cut (-1, the last)")
+    axis = "axis along which volumes are cut, -3 to 2 (auto: that of thick slices, or else the last)"
+    parser.add_argument("--slice-dim", type=axis_or_auto, default="auto", metavar="AXIS", help=axis)
     parser.add_argument("--batch-size", type=int, default=8, help="slices at once; changes no result (8)")
     parser.add_argument("--rician", action="store_true", help="magnitudes (MR): remove what Rician noise adds to them")
     parser.add_argument("--mask", type=Path, help="scan of the same shape; where it is 0 nothing is changed")
@@ -117,7 +118,7 @@ def run_scans(options: argparse.Namespace, **others: Any) -> int:
             tqdm.write(f"monai-dnaprior: {printable(row.reason)}", file=sys.stderr)
         elif not options.quiet:
             warnings = "".join(f"\n  warning: {text}" for text in row.warnings)
-            tqdm.write(f"{printable(row.output)}: {row.slices} slices denoised{warnings}")
+            tqdm.write(f"{printable(row.output)}: {row.summary}{warnings}")
     return exit_code_of(rows)
 
 
@@ -128,6 +129,10 @@ def printable(text: object) -> str:
     a\nb\x1b[2J
     """
     return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in str(text))
+
+
+def axis_or_auto(text: str) -> int | str:
+    return text if text == "auto" else int(text)
 
 
 def parse_option(text: str) -> tuple[str, Any]:

@@ -72,6 +72,55 @@ def test_volumes_are_cut_along_the_axis_that_is_given(source: Path, tmp_path: Pa
     assert row.slices == (20, 24, 4)[slice_dim]
 
 
+def test_thick_slices_are_found_and_said(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """By the affine, and where a file has none by the size of its voxels; the voxels are those of that axis."""
+    volume = np.random.default_rng(0).integers(-90, 90, (20, 4, 24)).astype(np.int16)
+    for name, affine in (("affine", np.diag([1, 5, 1, 1])), ("size", None)):
+        image = nibabel.Nifti1Image(volume, affine)
+        image.header.set_zooms((1, 5, 1))
+        nibabel.save(image, tmp_path / f"{name}.nii")
+        for output, options in (("auto", []), ("given", ["--slice-dim", "1"]), ("across", ["--slice-dim", "-1"])):
+            words = [str(tmp_path / f"{name}.nii"), str(tmp_path / f"{name}-{output}.nii")]
+            assert main(["denoise", *words, "--method", "median", *options]) == 0
+            said = capsys.readouterr().out
+            assert ("4 slices denoised; cut along axis 1" in said) == (output != "across")
+            assert ("warning: slice_dim=-1 cuts across thick slices" in said) == (output == "across")
+        auto, given, across = (values_of(tmp_path / f"{name}-{which}.nii") for which in ("auto", "given", "across"))
+        assert np.array_equal(auto, given)
+        assert not np.array_equal(auto, across)
+        sidecar = json.loads((tmp_path / f"{name}-auto.json").read_text(encoding="utf-8"))
+        assert sidecar["configuration"]["slice_dim"] == 1
+
+
+def test_a_volume_of_one_slice_is_cut_along_it(tmp_path: Path) -> None:
+    for axis in range(3):
+        shape = np.insert([20, 24], axis, 1)
+        path = tmp_path / f"{axis}.nii"
+        nibabel.save(nibabel.Nifti1Image(np.random.default_rng(0).normal(size=shape), np.eye(4)), path)
+        assert denoise(path, tmp_path / f"out{axis}.nii", method="median").slices == 1
+
+
+def test_summaries_count_what_was_denoised(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """None of a clean scan, and of another the slices that hold noise."""
+    clean = np.broadcast_to(np.arange(20.0)[:, None, None], (20, 24, 3))
+    mixed = clean.copy()
+    mixed[..., 0] += np.random.default_rng(0).normal(0, 5, (20, 24))
+    mixed[..., 1] = 3
+    (tmp_path / "in").mkdir()
+    for name, volume in (("clean", clean), ("mixed", mixed)):
+        write_volume(tmp_path / "in" / f"{name}.nii", volume, np.float32)
+    assert main(["denoise", str(tmp_path / "in"), str(tmp_path / "out"), "--method", "iddp"]) == 0
+    said = capsys.readouterr().out
+    assert "clean_denoised.nii: none of 3 slices denoised; 3 left alone: hardly any noise\n" in said
+    assert "mixed_denoised.nii: 1 of 3 slices denoised; 1 left alone: hardly any noise; 1 left alone: nothing" in said
+    rows = json.loads((tmp_path / "out" / "manifest.json").read_text(encoding="utf-8"))
+    counts = [{name: row[name] for name in ("slices", "denoised", "left_alone", "fallbacks")} for row in rows]
+    assert counts == [
+        {"slices": 3, "denoised": 0, "left_alone": {"clean": 3}, "fallbacks": 0},
+        {"slices": 3, "denoised": 1, "left_alone": {"clean": 1, "constant": 1}, "fallbacks": 0},
+    ]
+
+
 def test_every_volume_of_a_series_in_time_is_one_of_its_own(tmp_path: Path) -> None:
     series = np.random.default_rng(0).integers(-90, 90, (20, 24, 2, 3))
     write_volume(tmp_path / "series.nii", series)

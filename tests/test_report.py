@@ -141,6 +141,8 @@ def test_a_scan_that_was_left_alone_has_a_report_without_empty_charts(tmp_path: 
     write_report(*denoised(scan, tmp_path / "out.nii", method="median"), tmp_path / "out.html")
     page = Page(tmp_path / "out.html")
     assert "2 slices left alone" in page.text
+    assert "0 of 2" in page.text
+    assert "2 left alone: nothing to fit" in page.text
     assert "Nothing was changed" in page.text
     assert "Spectrum" not in page.text
 

@@ -53,6 +53,7 @@ from monai_dnaprior import (
     IDDPDenoiseD,
     IDDPDenoised,
     IDDPDenoiseDict,
+    IDDPInferer,
     denoising_records,
     load_weights,
     save_weights,
@@ -410,6 +411,89 @@ def test_bad_parameters_are_refused_by_the_constructor(form: Callable, options: 
 def test_bad_images_are_refused(image: np.ndarray, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         DNAPriorDenoise()(image)
+
+
+def load(*slices: np.ndarray, folder: Path, spacing: tuple[float, ...] = (1, 1, 1)) -> list[MetaTensor]:
+    """Images as LoadImage and EnsureChannelFirst give them."""
+    paths = [folder / f"{number}.nii" for number in range(len(slices))]
+    for path, values in zip(paths, slices, strict=True):
+        nibabel.save(nibabel.Nifti1Image(values.astype(np.float32), np.diag([*spacing, 1])), path)
+    chain = Compose([LoadImaged("image"), EnsureChannelFirstd("image")])
+    return [chain({"image": path})["image"] for path in paths]
+
+
+def test_a_batch_is_not_taken_for_a_volume(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).normal(100, 10, (4, 20, 24))
+    images = load(*noise, folder=tmp_path)
+    (batch,) = DataLoader(images, batch_size=4)
+    for form in (Denoise("median"), lambda image: Denoised("image", "median")({"image": image})):
+        with pytest.raises(
+            ValueError, match=r"image.shape=\(4, 1, 20, 24\) is a batch; put the transform before"
+        ) as caught:
+            form(batch)
+        assert "\n" not in str(caught.value)
+    for plain in (torch.stack([bits(image) for image in images]), noise[:, None]):
+        with pytest.raises(ValueError, match="slices of 1×20 pixels; if this is a batch .* set slice_dim=0"):
+            Denoise("median")(plain)
+    denoised = IDDPInferer()(inputs=batch, network=load_weights().network)
+    assert torch.equal(denoised[2].as_tensor(), IDDPDenoise()(images[2]).as_tensor())
+
+
+def test_one_slice_across_is_denoised_where_the_axis_is_given(tmp_path: Path) -> None:
+    (image,) = load(np.random.default_rng(0).normal(100, 10, (1, 20, 24)), folder=tmp_path)
+    with pytest.raises(ValueError, match="set slice_dim=0"):
+        Denoise("median")(image)
+    assert len(denoising_records(Denoise("median", slice_dim=0)(image))) == 1
+    (thick,) = load(image[0].numpy(), folder=tmp_path, spacing=(4, 1, 1))
+    assert len(denoising_records(Denoise("median")(thick))) == 1
+
+
+def test_a_lost_channel_axis_is_refused(tmp_path: Path) -> None:
+    (image,) = load(np.random.default_rng(0).normal(100, 10, (20, 24, 12)), folder=tmp_path)
+    lost = LoadImaged("image")({"image": tmp_path / "0.nii"})["image"]
+    for refuse in (Denoise("median"), lambda one: IDDPInferer()(inputs=one[None], network=load_weights().network)):
+        with pytest.raises(ValueError, match="has no channel axis, its metadata say; put EnsureChannelFirstd before"):
+            refuse(lost)
+    assert len(denoising_records(Denoise("median")(image))) == 12
+    assert len(denoising_records(Denoise("median")(image[..., 3]))) == 1  # a slice of it has a channel
+
+
+def logged(caplog: pytest.LogCaptureFixture, image: Any, **options: Any) -> tuple[str, str]:
+    """The level and the text of the one line that a transform logs."""
+    with caplog.at_level("INFO", logger="monai_dnaprior"):
+        caplog.clear()
+        Denoise("median", **options)(image)
+    (record,) = caplog.records
+    return record.levelname, record.getMessage()
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "doubt"),
+    [((12, 20, 24), {}, "12 channels are denoised together"), ((5, 8, 9, 3), {}, "5 channels are denoised together"),
+     ((5, 8, 9, 3), {"channel_wise": True}, ""), ((4, 3, 20, 24), {}, "slices of 3×20 pixels; if this is a batch"),
+     ((3, 8, 9), {}, ""), ((4, 8, 9, 3), {}, "")],
+)  # fmt: skip
+def test_what_is_doubtful_about_axes_is_logged(
+    caplog: pytest.LogCaptureFixture, shape: tuple[int, ...], options: dict, doubt: str
+) -> None:
+    level, text = logged(caplog, noisy_volume(*shape), **options)
+    assert level == ("WARNING" if doubt else "INFO")
+    assert doubt in text
+
+
+def test_a_volume_is_one_line_of_the_log(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    volume = np.random.default_rng(0).normal(100, 10, (20, 3, 24))
+    volume[:, 1] = 7
+    (image,) = load(volume, folder=tmp_path, spacing=(1, 5, 1))
+    level, text = logged(caplog, image)
+    assert level == "INFO"
+    assert text.startswith(
+        f"{tmp_path / '0.nii'}: 2 of 3 slices denoised; 1 left alone: nothing to fit; cut along axis 1"
+    )
+    assert " on cpu" in text
+    level, text = logged(caplog, image, slice_dim=-1)
+    assert level == "WARNING"
+    assert "warning: slice_dim=-1 cuts across thick slices" in text
 
 
 def test_missing_keys_raise_unless_allowed() -> None:

@@ -65,6 +65,27 @@ def test_slices_are_those_of_the_axis_in_order(slice_dim: int) -> None:
     assert denoiser.indices == list(range(len(expected)))
 
 
+@pytest.mark.parametrize(
+    ("spacing", "sides", "axis"),
+    [((1, 5, 1), (9, 9, 9), 1), ((3, 1, 0.5), (9, 9, 9), 0), ((1, 1, 5), (9, 9, 9), -1), ((1, 1, 1), (9, 9, 9), -1),
+     ((1, 1.2, 1), (9, 9, 9), -1), ((2, 2, 1), (9, 9, 9), -1), ((1, 5, 1), (9, 9, 1), -1), (None, (9, 9, 9), -1),
+     ((float("nan"), 5, 1), (9, 9, 9), -1), ((0, 5, 1), (9, 9, 9), -1), ((1, 5), (9, 9), -1)],
+)  # fmt: skip
+def test_thick_slices_are_those_that_are_cut(
+    spacing: Sequence[float] | None, sides: tuple[int, ...], axis: int
+) -> None:
+    assert Slicing().along(sides, spacing).slice_dim == axis
+
+
+def test_slices_across_thick_ones_are_doubtful() -> None:
+    sides, spacing = (96, 16, 96), (1.0, 5.0, 1.0)
+    doubts = {axis: Slicing(slice_dim=axis).doubts(sides, spacing) for axis in range(-3, 3)}
+    assert [axis for axis, texts in doubts.items() if not texts] == [-2, 1]
+    text = 'slice_dim=2 cuts across thick slices, which lie 5 mm apart along axis 1: set slice_dim="auto"'
+    assert doubts[2] == [text]
+    assert not Slicing(slice_dim=0).doubts(sides, (1.0, 1.0, 1.0))
+
+
 def test_the_map_is_robust_never_clipped_and_undone() -> None:
     image, denoiser = volume(1, 20, 20, 3), Halving()
     image[0, 3, 3, 1] = 1e6

@@ -116,9 +116,9 @@ def run_or_begin(task: ScanTask, block: int) -> ScanRow | list[range]:
     """Denoise a scan, or begin one with more slices than a block and tell the shares in which they are denoised."""
     task = resume(task)
     try:
-        shape, colours = preflight(task.source, task.caps)
+        preflight(task.source, task.caps)
         job = task.job()
-        size = job.settings.slicing(colours=colours).count(shape)
+        size = job.count
         if size <= block or task.output.exists():
             return task.denoise()
         job.begin()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from importlib.metadata import version
@@ -17,6 +17,7 @@ import torch
 from tqdm.auto import tqdm
 
 from .. import __version__
+from ..denoisers.outcome import Outcome, count_warnings
 from ..denoisers.result import Record
 from ..files.checkpoint import Checkpoint, FinishedSlices
 from ..files.discovery import Source, find_sources
@@ -31,7 +32,6 @@ from .settings import Settings
 NOTICE = "Not a medical device; keep the original."
 PACKAGES = ("torch", "monai", "numpy", "nibabel", "pydicom", "SimpleITK")
 SAME_AFFINE = 1e-3  # mm that a mask's voxels may lie elsewhere
-FALLBACK = "non-finite"
 DIGITS = 5  # of the numbers in a trace
 
 
@@ -56,7 +56,7 @@ class ScanJob:
         """What the output depends on: hashes of the input's files, the configuration, and what is written besides."""
         return {
             "input": [hash_of(file) for file in self.source.files],
-            "configuration": self.settings.configuration(),
+            "configuration": {**self.settings.configuration(), "slice_dim": self.slicing.slice_dim},
             "besides": self.settings.besides,
         }
 
@@ -75,9 +75,13 @@ class ScanJob:
     def outputs(self) -> Outputs:
         return Outputs(self.output, self.scan.values_suffix)
 
-    @property
+    @cached_property
     def slicing(self) -> Slicing:
-        return self.settings.slicing(colours=self.scan.colours)
+        """How the scan is cut; that of one slice, along the axis of one voxel."""
+        sides, spacing = self.scan.stored.shape[1:], self.scan.spacing
+        if sides.count(1) == 1:
+            spacing = [2.0 if side == 1 else 1.0 for side in sides]
+        return self.settings.slicing(colours=self.scan.colours).along(sides, spacing)
 
     @property
     def count(self) -> int:
@@ -96,7 +100,8 @@ class ScanJob:
         staged = Outputs(checkpoint.stage() / self.output.name, self.outputs.values_suffix)
         self._write(result.stored, staged.image)
         self._write_values(result, staged)
-        report = {**self.key, **summary(self.scan, result), "output": hash_of(staged.image)}
+        doubts = self.slicing.doubts(self.scan.stored.shape[1:], self.scan.spacing)
+        report = {**self.key, **summary(self.scan, result, doubts), "output": hash_of(staged.image)}
         report["seconds"] = round(time.perf_counter() - started, 1)
         write_json(staged.sidecar, {**bids_fields(stem_of(self.output.name), "denoised"), **report})
         checkpoint.publish(self.output.parent, first=staged.sidecar.name, last=self.output.name)
@@ -259,17 +264,16 @@ def short(value: float) -> float:
     return float(f"{value:.{DIGITS}g}")
 
 
-def summary(scan: Scan, result: DenoisedScan) -> dict[str, Any]:
+def summary(scan: Scan, result: DenoisedScan, doubts: Sequence[str]) -> dict[str, Any]:
     """What the sidecar says besides input, configuration and output; nothing of it comes from a header."""
     residual, values = scan.residual(result.stored), scan.values()
     seen = np.isfinite(values)
     lost, before = residual[seen], values[seen]
     records = [record for _, record in sorted(result.records.items())]
-    texts = dict.fromkeys([*scan.warnings, *(text for record in records for text in record["warnings"])])
     return {
         "notice": NOTICE,
         "versions": {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
-        "warnings": list(texts),
+        "warnings": [*scan.warnings, *doubts, *count_warnings([record["warnings"] for record in records])],
         "slices": records,
         "residual": {
             "mean": float(lost.mean(dtype=np.float64)) if lost.size else 0.0,
@@ -282,7 +286,7 @@ def summary(scan: Scan, result: DenoisedScan) -> dict[str, Any]:
             "changed": int(np.count_nonzero(residual)),
             "clipped": result.clipped,
         },
-        "fallbacks": sum(record["stop_reason"] == FALLBACK for record in records),
+        **asdict(Outcome.of(record["stop_reason"] for record in records)),
     }
 
 

@@ -16,7 +16,7 @@ from ..denoisers.result import Denoiser
 from ..files.disk import hash_of
 from ..files.scan import Caps
 from ..fitting.devices import computing_device, device_name
-from ..transforms.volumes import Slicing, check_spread
+from ..transforms.volumes import AUTO, Slicing, check_spread
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class Settings:
     method: str = "dna-prior"
     options: Mapping[str, Any] = field(default_factory=dict)
     device: str = "cpu"
-    slice_dim: int = -1
+    slice_dim: int | str = AUTO
     batch_size: int = 8
     rician: bool = False
     mask: Path | None = None

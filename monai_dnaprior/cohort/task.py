@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..denoisers.outcome import Outcome, along_axis
 from ..files.discovery import Source
 from ..files.preflight import preflight
 from ..files.scan import Caps, ScanError
@@ -28,7 +29,9 @@ class ScanRow:
         status: ``denoised``, ``refused`` (not treated) or ``failed`` (the output could not be made).
         exit_code: 0; 2 unsupported, 4 corrupt, 1 failed; 8 denoised, but some slices could not be and are the input's.
         reason: in one line, where the exit code is not 0.
-        slices, warnings: of the result.
+        denoised, left_alone, fallbacks: how many slices, see :class:`~monai_dnaprior.denoisers.outcome.Outcome`.
+        slice_dim: the axis along which it was cut, -1 for the last.
+        warnings: each with in how many slices.
     """
 
     source: str
@@ -37,7 +40,17 @@ class ScanRow:
     exit_code: int = 0
     reason: str = ""
     slices: int = 0
+    denoised: int = 0
+    left_alone: Mapping[str, int] = field(default_factory=dict)
+    fallbacks: int = 0
+    slice_dim: int = -1
     warnings: tuple[str, ...] = ()
+
+    @property
+    def summary(self) -> str:
+        """What became of the slices, in words."""
+        outcome = Outcome(denoised=self.denoised, left_alone=self.left_alone, fallbacks=self.fallbacks)
+        return f"{outcome}{along_axis(self.slice_dim)}"
 
     @classmethod
     def of_error(cls, source: Source, error: Exception) -> ScanRow:
@@ -85,8 +98,17 @@ class ScanTask:
             report = job.run(progress=self.progress)
         except Exception as error:  # whatever it is, it must not end the other scans
             return ScanRow.of_error(self.source, error)
-        count, warnings = len(report["slices"]), tuple(report["warnings"])
-        if not report["fallbacks"]:
-            return ScanRow(label, str(self.output), "denoised", 0, "", count, warnings)
-        reason = f"{label}: {report['fallbacks']} of {count} slices could not be denoised and are the input's"
-        return ScanRow(label, str(self.output), "denoised", SOME_BAD, reason, count, warnings)
+        count, failed = len(report["slices"]), report["fallbacks"]
+        reason = f"{label}: {failed} of {count} slices could not be denoised and are the input's" if failed else ""
+        counts = {name: report[name] for name in ("denoised", "left_alone", "fallbacks")}
+        return ScanRow(
+            label,
+            str(self.output),
+            "denoised",
+            SOME_BAD if failed else 0,
+            reason,
+            count,
+            **counts,
+            slice_dim=report["configuration"]["slice_dim"],
+            warnings=tuple(report["warnings"]),
+        )

@@ -21,24 +21,24 @@ class Outcome:
 
     denoised: int = 0
     left_alone: Mapping[str, int] = field(default_factory=dict)
-    fallen_back: int = 0
+    fallbacks: int = 0
 
     @classmethod
     def of(cls, stop_reasons: Iterable[str]) -> Outcome:
         counts = Counter(stop_reasons)
         left = {reason: counts.pop(reason) for reason in LEFT_ALONE if reason in counts}
         failed = counts.pop(FALLBACK, 0)
-        return cls(denoised=counts.total(), left_alone=left, fallen_back=failed)
+        return cls(denoised=counts.total(), left_alone=left, fallbacks=failed)
 
     @property
     def total(self) -> int:
-        return self.denoised + sum(self.left_alone.values()) + self.fallen_back
+        return self.denoised + sum(self.left_alone.values()) + self.fallbacks
 
     @property
     def untreated(self) -> str:
         """The slices that are as they came, and why; empty if there are none."""
         parts = [f"{count} left alone: {LEFT_ALONE[reason]}" for reason, count in self.left_alone.items()]
-        parts += [f"{self.fallen_back} as it came: the fit failed twice"] if self.fallen_back else []
+        parts += [f"{self.fallbacks} as it came: the fit failed twice"] if self.fallbacks else []
         return "; ".join(parts)
 
     def __str__(self) -> str:
@@ -55,3 +55,8 @@ def count_warnings(warnings: Sequence[Iterable[str]]) -> list[str]:
     """
     counts = Counter(text for texts in warnings for text in dict.fromkeys(texts))
     return [f"in {count} of {len(warnings)} slices: {text}" for text, count in counts.items()]
+
+
+def along_axis(axis: int) -> str:
+    """Along which spatial axis a volume was cut, where it is not the last."""
+    return "" if axis in (-1, 2) else f"; cut along axis {axis}"

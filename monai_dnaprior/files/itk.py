@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,10 @@ class ItkScan(Scan):
     def values_suffix(self) -> str:
         suffix = Path(self.name).suffix.lower()
         return ".tif" if suffix in PICTURES else suffix
+
+    @property
+    def spacing(self) -> Sequence[float] | None:
+        return self.image.GetSpacing()[:3] if self.image.GetDimension() > 2 else None
 
     def write(self, path: Path, stored: np.ndarray, **provenance: Any) -> None:
         array = self._as_in_file(stored)

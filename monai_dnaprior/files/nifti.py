@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -45,6 +46,10 @@ class NiftiScan(Scan):
             header[name] = value
         kind = np.dtype(np.float32).newbyteorder(header.endianness)
         write_file(path, header.binaryblock + bytes(4), self._as_in_file(values.astype(kind)))
+
+    @property
+    def spacing(self) -> Sequence[float] | None:
+        return np.abs(self.header["pixdim"][1:4]).tolist() if self.affine is None else super().spacing
 
     def _as_in_file(self, volumes: np.ndarray) -> np.ndarray:
         return np.moveaxis(volumes, 0, -1).reshape(self.shape, order="F")

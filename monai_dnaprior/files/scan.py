@@ -113,6 +113,11 @@ class Scan(ABC):
         return ".nii.gz"
 
     @property
+    def spacing(self) -> Sequence[float] | None:
+        """Millimetres from voxel to voxel along the three axes, where the file says."""
+        return None if self.affine is None else np.linalg.norm(self.affine[:3, :3], axis=0).tolist()
+
+    @property
     def inverted(self) -> bool:
         """Whether small values are to be shown bright."""
         return False

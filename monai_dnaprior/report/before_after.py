@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..cohort.one_scan import FALLBACK
+from ..denoisers.outcome import LEFT_ALONE, Outcome
 from ..files.discovery import Source, sources_of
 from ..files.names import Outputs, sidecar_of
 from ..files.scan import Caps, CorruptScan, Scan
 from ..noise.intensity import PERCENTILES, intensity_range
 from .charts import Curve, chart, number
-from .findings import LEFT_ALONE, findings, heading
+from .findings import findings, heading
 from .measures import LAGS, Measures
 from .pictures import BUDGET, MARGIN, MOST, Layout, Scales, Shown, View, space_evenly, stride, within_budget
 
@@ -25,8 +25,7 @@ STOPPED_BY = {
     "discrepancy": "noise level reached",
     "variance": "output began to fit noise",
     "steps": "limit of steps",
-    "clean": "left alone: hardly any noise",
-    "constant": "left alone: nothing to fit",
+    **{reason: f"left alone: {why}" for reason, why in LEFT_ALONE.items()},
     "non-finite": "failed: as it came",
     "filter": "one pass of a filter",
     "network": "one pass of a network",
@@ -124,14 +123,14 @@ def spread_of(scan: Scan, path: Path, caps: Caps) -> np.ndarray | None:
 def facts(sidecar: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """What one wants to know first: a name, a number, and what it means."""
     records, voxels, removed = sidecar["slices"], sidecar["voxels"], sidecar["residual"]
-    alone = sum(record["stop_reason"] in (*LEFT_ALONE, FALLBACK) for record in records)
+    outcome = Outcome.of(record["stop_reason"] for record in records)
     sigmas = [record["sigma"] for record in records if record["sigma"] > 0]
     spread = f"{number(min(sigmas))} to {number(max(sigmas))}" if len(sigmas) > 1 else "in the scan's units"
     return [
         (
             "Slices denoised",
-            f"{len(records) - alone} of {len(records)}",
-            "the others are as they came" if alone else "none was left alone",
+            f"{outcome.denoised} of {outcome.total}",
+            outcome.untreated or "none was left alone",
         ),
         ("Noise level", number(median(sigmas)) if sigmas else "none", f"median of the slices; {spread}"),
         ("Removed", number(removed["standard_deviation"]), "standard deviation over the scan"),

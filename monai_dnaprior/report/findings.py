@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..cohort.one_scan import FALLBACK
+from ..denoisers.outcome import FALLBACK, LEFT_ALONE, count_warnings
 from ..noise.estimate import CORRELATED
 from .measures import Measures
 
@@ -15,7 +15,6 @@ ALIKE = 0.1  # correlation of neighbours in what was removed; white noise has ab
 SHIFT = 0.2  # of the standard deviation of what was removed, by which the mean of an intensity class may move
 CERTAIN = 4  # standard errors
 EDGES = 1.5  # times as much removed at edges as in flat places; noise that depends on brightness alone gives about 1.3
-LEFT_ALONE = {"clean": "they hold hardly any noise", "constant": "there is nothing in them to fit"}
 
 
 @dataclass(frozen=True)
@@ -47,17 +46,19 @@ def of_slices(sidecar: Mapping[str, Any]) -> Iterator[Finding]:
     for reason, why in LEFT_ALONE.items():
         if count := reasons.count(reason):
             which = list_slices(index for index, other in enumerate(reasons) if other == reason)
-            text = f"Bit for bit as they came, since {why}: {which}."
+            text = f"Bit for bit as they came, since they hold {why}: {which}."
             yield Finding(f"{count_noun(count, 'slice')} left alone", text, caution=False)
 
 
 def of_warnings(sidecar: Mapping[str, Any], measures: Measures) -> Iterator[Finding]:
     """The warnings of the denoising, and correlated noise where a method does not check for it."""
-    total = len(sidecar["slices"])
-    titles = {text: heading(text) for text in sidecar["warnings"]}  # those of one kind may differ in their numbers
+    of_slices = [record["warnings"] for record in sidecar["slices"]]
+    total, counted = len(of_slices), count_warnings(of_slices)
+    of_scan = [text for text in sidecar["warnings"] if text not in counted]
+    titles = {text: heading(text) for texts in (of_scan, *of_slices) for text in texts}  # of one kind, numbers differ
     for title in dict.fromkeys(titles.values()):
         texts = {text for text, other in titles.items() if other == title}
-        count = sum(bool(texts & set(record["warnings"])) for record in sidecar["slices"])
+        count = sum(bool(texts & set(others)) for others in of_slices)
         where = f"In {count} of {count_noun(total, 'slice')}." if count else "Of the whole scan."
         rest = sorted(texts)[0].partition(": ")[2]
         yield Finding(title, f"{sentence(rest)}. {where}" if rest else where)

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ..cohort.one_scan import NOTICE
+from ..denoisers.outcome import Outcome
 from ..files.discovery import Source, find_sources
 from ..files.disk import hash_of, write_whole
 from ..files.names import INDEX, MANIFEST, output_for, output_of, report_of, sidecar_of, stem_of
@@ -106,8 +107,9 @@ def index_row(entry: Mapping[str, Any], folder: Path, place: Path) -> dict[str, 
     name = Path(entry["source"]).name if output is None else stem_of(os.path.relpath(output, folder))
     link = None if page is None or not page.is_file() else quote(Path(os.path.relpath(page, place)).as_posix())
     reason = str(entry["reason"]).removeprefix(f"{entry['source']}: ")
-    kept = {key: entry[key] for key in ("status", "slices", "warnings")}
-    return {**kept, "name": name, "link": link, "reason": reason}
+    kept = {key: entry[key] for key in ("status", "slices", "denoised", "warnings")}
+    alone = Outcome(left_alone=entry["left_alone"]).untreated
+    return {**kept, "alone": alone, "name": name, "link": link, "reason": reason}
 
 
 def below(folder: Path, output: str) -> Path | None:

@@ -16,7 +16,7 @@ from monai.transforms import Transform
 from monai.utils import TransformBackends, convert_to_dst_type, convert_to_tensor
 
 from ..checks import check_flag
-from ..denoisers.outcome import Outcome, count_warnings
+from ..denoisers.outcome import Outcome, along_axis, count_warnings
 from ..denoisers.registry import create_denoiser
 from ..denoisers.result import Record, Result
 from ..files.disk import hash_of
@@ -24,7 +24,7 @@ from ..fitting.devices import computing_device, device_name
 from ..training.weights import SHIPPED
 from .metadata import name_of, slicing_of
 from .signature import takes_parameters_of
-from .volumes import AUTO, SPATIAL_AXES, Slicing, check_spread, check_volume, denoise_volume
+from .volumes import AUTO, Slicing, check_spread, check_volume, denoise_volume
 
 logger = logging.getLogger(__name__)
 RECORDS_KEY = "denoising"
@@ -139,14 +139,13 @@ def log_result(name: str, result: Result, slicing: Slicing, doubts: Sequence[str
     """One line on a denoised image: which, how many slices, where, how noisy, how long, and all warnings."""
     records = result.records
     sigmas, steps = [record.sigma for record in records], [record.steps for record in records]
-    axis = "" if slicing.axis == SPATIAL_AXES else f" along axis {slicing.axis - 1}"
     warnings = [*doubts, *count_warnings([record.warnings for record in records])]
     logger.log(
         logging.WARNING if warnings else logging.INFO,
         "%s: %s%s; sigma %.4f to %.4f of the intensity range, steps %d to %d, %.1f s on %s%s",
         name,
         Outcome.of(record.stop_reason for record in records),
-        axis,
+        along_axis(slicing.axis - 1),
         min(sigmas),
         max(sigmas),
         min(steps),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from monai.data import MetaTensor
@@ -13,6 +12,10 @@ from .volumes import SPATIAL_AXES, Slicing
 
 COLOURS = 4  # channels of an image at most
 NARROW = 4  # pixels; what is no wider is hardly a slice
+TOGETHER = (
+    "{} channels are denoised together, as colours are; put EnsureChannelFirst before if they are slices, or set "
+    "channel_wise=True if they are modalities or time points"
+)
 
 
 def name_of(image: Any) -> str:
@@ -29,27 +32,18 @@ def slicing_of(image: Any, slicing: Slicing) -> tuple[Slicing, list[str]]:
     """
     check_layout(image)
     shape = tuple(image.shape)
-    if len(shape) <= SPATIAL_AXES:
-        return slicing, doubts_about_channels(shape, slicing)
-    spacing = image.pixdim.tolist() if isinstance(image, MetaTensor) else None
-    chosen = slicing.along(shape[1:], spacing)
-    sides = [side for axis, side in enumerate(shape[1:]) if axis != chosen.axis - 1]
-    size = "×".join(map(str, sides))
-    batch = "if this is a batch (B, C, H, W), denoise its images one by one, or by an inferer"
-    if 1 in sides:
-        axis = shape[1:].index(1)
-        raise ValueError(f"image.shape={shape} has slices of {size} pixels; {batch}; else set slice_dim={axis}.")
-    doubts = [f"slices of {size} pixels: {batch}"] if min(sides) <= NARROW < max(sides) else []
-    return chosen, doubts + chosen.doubts(shape[1:], spacing) + doubts_about_channels(shape, slicing)
-
-
-def doubts_about_channels(shape: Sequence[int], slicing: Slicing) -> list[str]:
-    if slicing.channel_wise or shape[0] <= COLOURS:
-        return []
-    return [
-        f"{shape[0]} channels are denoised together, as colours are: put EnsureChannelFirst before if they are slices, "
-        "or set channel_wise=True if they are modalities or time points"
-    ]
+    sides, spacing = shape[1:], image.pixdim.tolist() if isinstance(image, MetaTensor) else None
+    chosen = slicing.along(sides, spacing)
+    doubts = chosen.doubts(sides, spacing)
+    if not slicing.channel_wise and shape[0] > COLOURS:
+        doubts.append(TOGETHER.format(shape[0]))
+    if len(sides) == SPATIAL_AXES:
+        seen = [side for axis, side in enumerate(sides) if axis != chosen.axis - 1]
+        text = "slices of {}×{} pixels; if this is a batch (B, C, H, W), denoise image by image".format(*seen)
+        if min(seen) == 1:
+            raise ValueError(f"image.shape={shape} has {text}; otherwise set slice_dim={sides.index(1)}.")
+        doubts += [text] if min(seen) <= NARROW < max(seen) else []
+    return chosen, doubts
 
 
 def check_layout(image: Any) -> None:

@@ -209,12 +209,14 @@ def batches(indices: range, batch_size: int, done: Container[int]) -> Iterator[r
 
 
 def thick_axis(sides: Sequence[int], spacing: Sequence[float] | None) -> int | None:
-    """The axis along which voxels lie much farther apart than along both others, if slices of it are no mere lines.
+    """The axis of a volume along which voxels lie much farther apart than along both others; None if there is none.
+
+    Nor is it one whose slices would be mere lines.
 
     >>> thick_axis((96, 16, 96), (1.0, 5.0, 1.0)), thick_axis((96, 16, 96), (1.0, 1.0, 1.0))
     (1, None)
     """
-    if spacing is None:
+    if spacing is None or len(sides) < SPATIAL_AXES or not all(distance > 0 for distance in spacing):
         return None
     *others, thick = sorted(range(SPATIAL_AXES), key=lambda axis: spacing[axis])
     far = spacing[thick] > THICK * spacing[others[-1]] and min(sides[axis] for axis in others) > 1
