@@ -52,7 +52,7 @@ class Safeguards:
             stabiliser = Stabiliser.of(original)
             noisy = stabiliser(original)
             kind = NoiseKind.of(noisy)
-        noise = measure_noise(noisy, kind, correlation=correlation)
+        noise = measure_noise(noisy, whole=correlation)
         return cls(original, noisy, noise, kind, stabiliser, started, time.perf_counter() - started)
 
     def start(self, *, first: bool) -> Safeguards:
@@ -90,14 +90,11 @@ class Safeguards:
         return image, replace(record, seconds=time.perf_counter() - self.started)
 
 
-def measure_noise(noisy: Tensor, kind: NoiseKind, *, correlation: bool) -> NoiseModel:
-    """The noise of an image (1, C, H, W), with its correlation if that is wanted and neighbouring pixels show one.
+def measure_noise(noisy: Tensor, *, whole: bool) -> NoiseModel:
+    """The noise of an image (1, C, H, W): as a whole, with its correlation and map, or its strength if it is white.
 
-    That takes a second for 256×256 pixels, four for 512×512; white noise is measured in milliseconds. Small images hold
-    too little to tell it from anatomy. What is found to be uneven is not trusted: anatomy looks like it.
+    The whole takes a second for 256×256 pixels, four for 512×512. Small images hold too little to tell it from anatomy.
     """
-    if correlation and kind.correlation > CORRELATED and min(noisy.shape[-2:]) >= LEAST_SIDE:
-        noise = NoiseModel.of(noisy)
-        if noise.deviation is None:
-            return noise
+    if whole and min(noisy.shape[-2:]) >= LEAST_SIDE:
+        return NoiseModel.of(noisy)
     return NoiseModel(estimate_sigma(noisy).item())

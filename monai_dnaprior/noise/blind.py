@@ -29,7 +29,12 @@ LOW_RANK = 0.3  # quantile that is taken in the window
 MAPS = 4  # rounds in which a map is found, at most
 MIDDLING = 0.25  # quantile of the groups that has to be as simulated noise has it
 CORRECTION = 0.1  # most by which the logarithm of the power of uneven noise is corrected by that quantile
-TEXTURE = {True: 0.14, False: 0.24}  # logarithm of how much larger it is where texture varies; of even, uneven noise
+TEXTURE = 0.14  # logarithm of how much larger that quantile of even noise may be, beyond the lowest
+TAIL = 0.75  # quantile of the groups, that is far larger where there is anatomy
+ALL_TAIL, FINE_TAIL = 0.32, 0.42  # logarithm of how much larger it may be, where noise is uneven: one suffices
+LEAST_FINE = 3  # sum of the two frequencies of a coefficient, in whose lower ones brightness varies
+FINE = 8  # from which it is fine
+FREQUENCIES = torch.arange(SIDE).add(torch.arange(SIDE)[:, None]).flatten()
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,21 +105,29 @@ def measure(image: Tensor, sigma: float, *, known: Tensor | None = None, white: 
         deviation = deviation / deviation.square().mean().sqrt()
     if correlation is None and even:
         return None
-    total, texture = check(scene, total, correlation, even=even)
-    if known is None and texture > TEXTURE[even]:
+    total, is_anatomy = check(scene, total, correlation, even=even)
+    if is_anatomy and known is None:
         return None
     return Measured(total, correlation, None if even else deviation)
 
 
-def check(scene: Scene, sigma: float, correlation: Tensor | None, *, even: bool) -> tuple[float, float]:
-    """Strength of the noise, corrected where it is uneven, and how much more than it differs from place to place."""
+def check(scene: Scene, sigma: float, correlation: Tensor | None, *, even: bool) -> tuple[float, bool]:
+    """Strength of the noise, corrected where it is uneven, and whether it is anatomy.
+
+    Noise of one strength varies from group to group as simulated noise does. Anatomy varies more.
+    """
     simulated, _ = scene.variances(scene.simulated(sigma, correlation, 30))
     real, _ = scene.variances(scene.image)
-    levels = torch.tensor([LOWEST, MIDDLING], dtype=torch.float64)
-    ratios = [values.double().quantile(levels, dim=0).clamp(min=1e-30).log() for values in (real, simulated)]
-    weights = simulated.double().quantile(LOWEST, dim=0)
-    lowest, middling = ((ratios[0] - ratios[1]) * weights / weights.sum()).sum(1).tolist()
-    return sigma if even else sigma * math.exp(min(max(middling, 0), CORRECTION) / 2), middling - lowest
+    levels = torch.tensor([LOWEST, MIDDLING, TAIL], dtype=torch.float64)
+    excess = [values.double().quantile(levels, dim=0).clamp(min=1e-30).log() for values in (real, simulated)]
+    power = simulated.double().quantile(LOWEST, dim=0)
+    of_all, of_fine = (
+        ((excess[0] - excess[1]) @ (part / part.sum())).tolist() for part in (power, power * (FREQUENCIES >= FINE))
+    )
+    if even:
+        return sigma, of_all[1] - of_all[0] > TEXTURE
+    is_anatomy = of_all[2] - of_all[0] > ALL_TAIL and of_fine[2] - of_fine[0] > FINE_TAIL
+    return sigma * math.exp(min(max(of_all[1], 0), CORRECTION) / 2), is_anatomy
 
 
 def usable_places(image: Tensor) -> Tensor:
@@ -175,11 +188,10 @@ def neighbours(spectrum: Tensor) -> Tensor:
 
 def map_of(scene: Scene, sigma: float, correlation: Tensor | None) -> Tensor | None:
     """How strong the noise is around each pixel, (H, W), relative; None where it is even within the error."""
-    frequency = torch.arange(SIDE)
     looks = [in_place(scene, scene.simulated(sigma, correlation, seed)) for seed in (20, 21)]
     real, expected = in_place(scene, scene.image), torch.stack(looks).mean(0)
     power = torch.stack([look.exp().nanmean((0, 1)) for look in looks]).mean(0)
-    fine = (frequency[:, None] + frequency).flatten() >= 3
+    fine = FREQUENCIES >= LEAST_FINE
     keep = (power > 0.02 * power[fine].max()) & fine
     level = smooth_map((real - expected)[..., keep].median(-1).values / 2, scene.step)
     noise = smooth_map((looks[0] - looks[1])[..., keep].median(-1).values / 2, scene.step)
