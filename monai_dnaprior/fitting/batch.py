@@ -21,10 +21,6 @@ One that can score several images at once, with a loss for each, also has ``join
 """
 
 
-def constant(progress: float) -> float:
-    return 1.0
-
-
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FitRequest:
     """The fit of a network to one noisy image.
@@ -48,7 +44,7 @@ class FitRequest:
     objective: Objective
     steps: int
     learning_rate: float
-    decay: Callable[[float], float] = constant
+    decay: Callable[[float], float] = lambda progress: 1.0
     optimizer: Callable[..., Optimizer] = torch.optim.Adam
     averaging: float = 0.99
     rules: Sequence[StoppingRule] = ()

@@ -7,6 +7,7 @@ A procedure is a generator: it yields a :class:`~monai_dnaprior.fitting.batch.Fi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from .batch import Batch, FitRequest
 from .devices import convolving
-from .stopping import reason_to_stop, root_mean_square
+from .stopping import root_mean_square
 from .threads import gradients_enabled, repeatable, single_threaded_pool
 
 CHECK_EVERY = 10  # steps between checks, each of which waits for the device
@@ -92,8 +93,9 @@ def check(batch: Batch, step: int, losses: Tensor, estimate: Tensor) -> dict[int
         difference, where = batch.noisy[one] - average, batch.where[one]
         difference = difference if request.whiten is None else request.whiten(difference * where)
         residual = root_mean_square(difference[where])
-        reason = reason_to_stop(request.rules, loss=loss, residual=residual, estimate=estimate[one], average=average)
-        reason = reason or ("steps" if step == request.steps else None)
+        finite = math.isfinite(loss) and math.isfinite(residual)
+        reasons = (rule(residual, estimate[one], average) for rule in request.rules)
+        reason = next(filter(None, reasons), "steps" if step == request.steps else None) if finite else "non-finite"
         if reason or step % TRACE_EVERY == 0:
             trace.append((step, loss, residual))
         if reason:

@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 from torch import Tensor
 
+StoppingRule = Callable[[float, Tensor, Tensor], str | None]
+"""``rule(residual, estimate, average)`` names its reason when a fit should end, and gives None while it should go on.
 
-class StoppingRule(Protocol):
-    """A rule names its reason when the fit should end here, and gives None while it should go on.
-
-    It is given the residual, RMS(noisy - average), and the latest and the averaged output, at every check of one fit.
-    """
-
-    def __call__(self, residual: float, estimate: Tensor, average: Tensor) -> str | None: ...
-
-
-def reason_to_stop(
-    rules: Sequence[StoppingRule], *, loss: float, residual: float, estimate: Tensor, average: Tensor
-) -> str | None:
-    """What the first rule with a reason says, or ``"non-finite"`` for a fit that has failed."""
-    if not (math.isfinite(loss) and math.isfinite(residual)):
-        return "non-finite"
-    return next(filter(None, (rule(residual, estimate, average) for rule in rules)), None)
+It is asked at every check of one fit: the residual is RMS(noisy - average), the images are the latest output and the
+averaged one.
+"""
 
 
 @dataclass

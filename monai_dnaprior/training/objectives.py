@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,14 +18,22 @@ SHIFTS = 16  # of the prior and the re-noised image, along each axis
 WINDOW = 7  # side of the windows in which CVF-SID takes mean and deviation
 
 
+class Step(NamedTuple):
+    """What an objective is told of a step besides the noisy images, which stand for a target that it does not need."""
+
+    target: Tensor
+    progress: float
+    generator: torch.Generator
+
+
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """What is minimised over a batch; a method adds its loss.
+    """What a training minimises over batches of images; a method adds its loss.
 
     Call it with ``noisy`` (B, C, H, W), the ``network``, ``target`` (the same shape, or None where ``needs`` is
     ``"none"``), ``progress`` from 0 to 1 through the training, and the ``generator`` of its randomness on the device of
-    the images. It returns a scalar: squares are summed over an image's pixels and averaged over the batch, because
-    means over pixels would make gradients so small that Adam's epsilon drowns them.
+    the images. It returns a scalar. Squares are summed over an image's pixels, not averaged: with means over pixels
+    gradients would be so small that Adam's epsilon drowns them.
 
     Attributes:
         needs: the target: ``"none"``, a ``"second"`` image with other noise, or the ``"clean"`` image.
@@ -38,6 +46,12 @@ class Objective:
     def __call__(
         self, noisy: Tensor, network: Network, *, target: Tensor | None, progress: float, generator: torch.Generator
     ) -> Tensor:
+        if target is None and self.needs != "none":
+            raise ValueError(f"target=None: {type(self).__name__} needs a {self.needs} image for each.")
+        return self.loss(noisy, network, Step(noisy if target is None else target, progress, generator))
+
+    def loss(self, noisy: Tensor, network: Network, step: Step) -> Tensor:
+        """What a step minimises."""
         raise TypeError(f"{type(self).__name__} names no loss.")
 
     def denoise(self, noisy: Tensor, network: Network) -> Tensor:
@@ -51,10 +65,8 @@ class Supervised(Objective):
 
     needs: ClassVar[str] = "clean"
 
-    def __call__(
-        self, noisy: Tensor, network: Network, *, target: Tensor | None, progress: float, generator: torch.Generator
-    ) -> Tensor:
-        return sum_squares(network(noisy) - require_target(target, self))
+    def loss(self, noisy: Tensor, network: Network, step: Step) -> Tensor:
+        return sum_squares(network(noisy) - step.target)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,10 +78,8 @@ class Noise2Noise(Objective):
 
     needs: ClassVar[str] = "second"
 
-    def __call__(
-        self, noisy: Tensor, network: Network, *, target: Tensor | None, progress: float, generator: torch.Generator
-    ) -> Tensor:
-        return sum_squares(network(noisy) - require_target(target, self))
+    def loss(self, noisy: Tensor, network: Network, step: Step) -> Tensor:
+        return sum_squares(network(noisy) - step.target)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,17 +126,15 @@ class IDDP(Objective):
         if not (is_number(self.warm_up) and 0 <= self.warm_up <= 1):
             raise ValueError(f"warm_up={self.warm_up} must lie in [0, 1]: a part of the training.")
 
-    def __call__(
-        self, noisy: Tensor, network: Network, *, target: Tensor | None, progress: float, generator: torch.Generator
-    ) -> Tensor:
+    def loss(self, noisy: Tensor, network: Network, step: Step) -> Tensor:
         estimate = network(noisy)
         fidelity = sum_squares(estimate - averaging_filter(noisy, self.blur))
-        if progress < self.warm_up:
+        if step.progress < self.warm_up:
             return fidelity
         prior = estimate.detach()
-        renoised = prior + random_signs(noisy, generator) * (noisy - prior)
-        shift = torch.randint(SHIFTS, (2,), generator=generator, device=noisy.device).tolist()
-        sides = [side for side in (-2, -1) if random_signs(fidelity, generator) > 0]
+        renoised = prior + random_signs(noisy, step.generator) * (noisy - prior)
+        shift = torch.randint(SHIFTS, (2,), generator=step.generator, device=noisy.device).tolist()
+        sides = [side for side in (-2, -1) if random_signs(fidelity, step.generator) > 0]
         renoised, prior = (image.roll(shift, (-2, -1)).flip(sides) for image in (renoised, prior))
         return self.fidelity_weight * fidelity + self.regularity_weight * sum_squares(network(renoised) - prior)
 
@@ -154,11 +162,9 @@ class Noise2Void(Objective):
         check_part(hidden=self.hidden)
         check_whole(1, radius=self.radius)
 
-    def __call__(
-        self, noisy: Tensor, network: Network, *, target: Tensor | None, progress: float, generator: torch.Generator
-    ) -> Tensor:
-        mask = torch.rand(noisy[:, :1].shape, generator=generator, device=noisy.device) < self.hidden
-        hidden = torch.where(mask, neighbours(noisy, self.radius, generator), noisy)
+    def loss(self, noisy: Tensor, network: Network, step: Step) -> Tensor:
+        mask = torch.rand(noisy[:, :1].shape, generator=step.generator, device=noisy.device) < self.hidden
+        hidden = torch.where(mask, neighbours(noisy, self.radius, step.generator), noisy)
         return sum_squares(mask * (network(hidden) - noisy))
 
 
@@ -183,17 +189,15 @@ class Neighbor2Neighbor(Objective):
     def __post_init__(self) -> None:
         check_not_negative(consistency_weight=self.consistency_weight)
 
-    def __call__(
-        self, noisy: Tensor, network: Network, *, target: Tensor | None, progress: float, generator: torch.Generator
-    ) -> Tensor:
+    def loss(self, noisy: Tensor, network: Network, step: Step) -> Tensor:
         with torch.no_grad():
             estimate = network(noisy)
-        pairs = neighbour_pairs(noisy, generator)
+        pairs = neighbour_pairs(noisy, step.generator)
         first, second = (subimage(noisy, pair) for pair in pairs)
         first_estimate, second_estimate = (subimage(estimate, pair) for pair in pairs)
         difference = network(first) - second
         consistency = sum_squares(difference - (first_estimate - second_estimate))
-        return sum_squares(difference) + progress * self.consistency_weight * consistency
+        return sum_squares(difference) + step.progress * self.consistency_weight * consistency
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,12 +224,10 @@ class Blind2Unblind(Objective):
     def __post_init__(self) -> None:
         check_not_negative(blind_weight=self.blind_weight, first_weight=self.first_weight, last_weight=self.last_weight)
 
-    def __call__(
-        self, noisy: Tensor, network: Network, *, target: Tensor | None, progress: float, generator: torch.Generator
-    ) -> Tensor:
+    def loss(self, noisy: Tensor, network: Network, step: Step) -> Tensor:
         with torch.no_grad():
             visible = network(noisy)
-        weight = self.first_weight + progress * (self.last_weight - self.first_weight)
+        weight = self.first_weight + step.progress * (self.last_weight - self.first_weight)
         difference = blind(noisy, network) - noisy
         return self.blind_weight * sum_squares(difference) + sum_squares(difference + weight * (visible - noisy))
 
@@ -265,12 +267,10 @@ class CyclicVariateFunction(Objective):
     def __post_init__(self) -> None:
         check_not_negative(gamma=self.gamma)
 
-    def __call__(
-        self, noisy: Tensor, network: Network, *, target: Tensor | None, progress: float, generator: torch.Generator
-    ) -> Tensor:
+    def loss(self, noisy: Tensor, network: Network, step: Step) -> Tensor:
         clean, varying, even = network(noisy).chunk(3, 1)
         brightness = clean.clamp(min=0) ** self.gamma
-        signs = random_signs(noisy.new_empty(2, len(noisy), 1, 1, 1), generator)
+        signs = random_signs(noisy.new_empty(2, len(noisy), 1, 1, 1), step.generator)
         targets = torch.cat([clean, signs[0] * varying, signs[1] * even], 1).detach()
         first, *noises = targets.chunk(3, 1)
         again = first + first.clamp(min=0) ** self.gamma * noises[0] + noises[1]
@@ -311,13 +311,6 @@ def create_objective(name: str, **options: Any) -> Objective:
 def sum_squares(difference: Tensor) -> Tensor:
     """Squares summed over each image, averaged over the batch."""
     return difference.square().sum() / len(difference)
-
-
-def require_target(target: Tensor | None, objective: Objective) -> Tensor:
-    """The target, where an objective cannot do without."""
-    if target is None:
-        raise ValueError(f"target=None: {type(objective).__name__} needs a {objective.needs} image for each.")
-    return target
 
 
 def random_signs(like: Tensor, generator: torch.Generator) -> Tensor:

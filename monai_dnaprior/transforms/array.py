@@ -191,14 +191,8 @@ class DNAPriorDenoise(Denoise):
         seed: int = 0,
         **others: Any,
     ) -> None:
-        options: dict[str, Any] = {
-            "preset": preset,
-            "steps": steps,
-            "tv_weight": tv_weight,
-            "restarts": restarts,
-            "seed": seed,
-        }
-        super().__init__("dna-prior", **options, **others)
+        options: dict[str, Any] = {"preset": preset, "steps": steps, "tv_weight": tv_weight, "restarts": restarts}
+        super().__init__("dna-prior", **options, seed=seed, **others)
 
 
 class IDDPDenoise(Denoise):
