@@ -25,7 +25,7 @@ from pydicom.uid import (
 
 from .derived_dicom import derive
 from .dicom_geometry import affine_of, orientation_of, sorted_along_normal
-from .nifti import nifti_of
+from .nifti import write_array
 from .scan import Caps, CorruptScan, Scan, ScanError, UnsupportedScan
 
 PREAMBLE = 128
@@ -58,7 +58,7 @@ class DicomScan(Scan):
         return is_inverted(self.headers[0])
 
     def write_values(self, path: Path, values: np.ndarray) -> None:
-        path.write_bytes(nifti_of(values, self.affine))
+        write_array(path, values, self.affine)
 
 
 def is_dicom(path: Path) -> bool:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import gzip
-import io
 import zlib
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -223,12 +223,10 @@ def check_extensions(path: Path, block: bytes, endianness: str) -> None:
 
 def write_file(path: Path, head: bytes, array: np.ndarray) -> None:
     """Header and voxels, compressed if the name says so; the same bytes for the same content."""
-    with path.open("wb") as file:
-        if path.name.endswith(".gz"):
-            with compress_into(file) as packed:
-                write_parts(packed, head, array)
-        else:
-            write_parts(file, head, array)
+    with path.open("wb") as file, compress_into(file) if path.name.endswith(".gz") else nullcontext(file) as content:
+        content.write(head)
+        for plane in np.moveaxis(array, -1, 0):  # the last axis is the slowest in the file
+            content.write(plane.tobytes(order="F"))
 
 
 def compress_into(file: IO[bytes]) -> gzip.GzipFile:
@@ -236,18 +234,10 @@ def compress_into(file: IO[bytes]) -> gzip.GzipFile:
     return gzip.GzipFile(filename="", mode="wb", fileobj=file, compresslevel=COMPRESSION, mtime=0)
 
 
-def write_parts(file: Any, head: bytes, array: np.ndarray) -> None:
-    file.write(head)
-    for plane in np.moveaxis(array, -1, 0):  # the last axis is the slowest in the file
-        file.write(plane.tobytes(order="F"))
-
-
-def nifti_of(values: np.ndarray, affine: np.ndarray | None) -> bytes:
-    """A NIfTI file of float32 values (C, W, H[, D]), for scans that came in another format."""
+def write_array(path: Path, values: np.ndarray, affine: np.ndarray | None) -> None:
+    """Write float32 values (C, W, H[, D]) of a scan that came in another format, compressed."""
     array = np.moveaxis(values, 0, -1)
     array = array[..., 0] if array.shape[-1] == 1 else array
     image = nibabel.Nifti1Image(array.astype(np.float32), np.eye(4) if affine is None else affine)
-    buffer = io.BytesIO()
-    with compress_into(buffer) as packed:
+    with path.open("wb") as file, compress_into(file) as packed:
         packed.write(image.to_bytes())
-    return buffer.getvalue()
