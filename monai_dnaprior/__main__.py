@@ -23,6 +23,7 @@ from .files.scan import Caps, ScanError
 DESCRIPTION = "Self-supervised denoising of medical images.\nNot a medical device; keep the original."
 INTERRUPTED, TERMINATED = 130, 143
 COMPARED = "median,tv,nl-means,iddp,dna-prior"
+MOST_NAMED = 5  # files in one line
 SETTINGS = ("method", "device", "slice_dim", "batch_size", "rician", "mask", "residual", "spread")
 
 
@@ -116,10 +117,27 @@ def run_scans(options: argparse.Namespace, **others: Any) -> int:
         rows.append(row)
         if row.exit_code:
             tqdm.write(f"monai-dnaprior: {printable(row.reason)}", file=sys.stderr)
-        elif not options.quiet:
+        elif row.output and not options.quiet:
             warnings = "".join(f"\n  warning: {text}" for text in row.warnings)
             tqdm.write(f"{printable(row.output)}: {row.summary}{warnings}")
+    if left_out := [row.source for row in rows if row.status == "left out"]:
+        print(f"monai-dnaprior: {printable(count_left_out(left_out))}", file=sys.stderr)
     return exit_code_of(rows)
+
+
+def count_left_out(paths: Sequence[str]) -> str:
+    """How many files are no scans, and which.
+
+    >>> count_left_out(["in/notes.txt"])
+    'left out 1 file that is no scan: in/notes.txt'
+    """
+    count, more = len(paths), len(paths) - MOST_NAMED
+    names = ", ".join(paths[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+    return (
+        f"left out {count} files that are no scans: {names}"
+        if count > 1
+        else f"left out 1 file that is no scan: {names}"
+    )
 
 
 def printable(text: object) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 from ..files.discovery import find_sources
 from ..files.disk import write_json
 from ..files.names import MANIFEST, describe_dataset, output_for
-from ..files.scan import Caps, CorruptScan, UnsupportedScan
+from ..files.scan import Caps, CorruptScan, NoScan, UnsupportedScan
 from .task import FAILED, SOME_BAD, ScanRow, ScanTask
 
 Runner = Callable[[Sequence[ScanTask]], Iterator[ScanRow]]
@@ -40,7 +40,7 @@ def denoise_all(
     if path.is_dir() and output.absolute().is_relative_to(path.absolute()):
         raise UnsupportedScan(output, "lies in the folder that is denoised; give another")
     sources, errors = find_sources(path)
-    if not sources and not errors:
+    if not sources and all(isinstance(error, NoScan) for error in errors):
         raise UnsupportedScan(path, "holds no scan")
     alone = path.is_file() or [source.stem for source in sources] == ["."]
     manifest = None if alone else Manifest(output / MANIFEST)
@@ -48,7 +48,7 @@ def denoise_all(
         ScanTask(source, output_for(source.output_name, path, output, alone=alone), caps, settings, progress)
         for source in sources
     ]
-    refused = (ScanRow(error.path, None, "refused", error.exit_code, str(error)) for error in errors)
+    refused = (ScanRow.refused(error.path, error) for error in errors)
     try:
         for row in itertools.chain(refused, (runner or partial(map, ScanTask.run))(tasks)):
             if manifest is not None:

@@ -24,7 +24,7 @@ from ..files.discovery import Source, find_sources
 from ..files.disk import hash_of, write_json
 from ..files.names import OUTPUT_SUFFIXES, Outputs, bids_fields, sidecar_of, stem_of, suffix_of
 from ..files.preflight import preflight
-from ..files.scan import Scan, UnsupportedScan, same_bits
+from ..files.scan import NoScan, Scan, UnsupportedScan, same_bits
 from ..noise.metrics import correlation
 from ..transforms.volumes import Part, Slicing, check_magnitudes, denoise_parts
 from .settings import Settings
@@ -208,8 +208,9 @@ def apply_mask(scan: Scan, settings: Settings) -> Scan:
     if settings.mask is None:
         return scan
     sources, errors = find_sources(settings.mask)
-    if errors or len(sources) != 1:
-        raise errors[0] if errors else UnsupportedScan(settings.mask, "is not one scan")
+    bad = [error for error in errors if not isinstance(error, NoScan)]
+    if bad or len(sources) != 1:
+        raise bad[0] if bad else UnsupportedScan(settings.mask, "is not one scan")
     preflight(sources[0], settings.caps)
     mask = sources[0].read(settings.caps)
     known = scan.affine is not None and mask.affine is not None

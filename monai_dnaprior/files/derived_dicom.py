@@ -25,6 +25,7 @@ SUFFIX = " denoised"
 LONGEST_DESCRIPTION, LONGEST_DERIVATION = 64, 1024  # characters of LO and ST
 SERIES_NUMBER_OFFSET = 1000
 LOSSY = (JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless, JPEG2000)
+WORDS = {"OW": 2, "OF": 4, "OL": 4, "OD": 8, "OV": 8}  # bytes of one, by value representation
 NO_LONGER_TRUE = (
     "SmallestImagePixelValue",
     "LargestImagePixelValue",
@@ -53,6 +54,8 @@ def derive(header: Dataset, pixels: np.ndarray, *, description: str, configurati
         version: of this package.
     """
     derived = copy.deepcopy(header)
+    if header.original_encoding[1] is False:
+        convert_to_little_endian(derived)
     for keyword in NO_LONGER_TRUE:
         if keyword in derived:
             del derived[keyword]
@@ -83,6 +86,15 @@ def derive(header: Dataset, pixels: np.ndarray, *, description: str, configurati
     derived.file_meta.MediaStorageSOPClassUID = header.SOPClassUID
     derived.file_meta.MediaStorageSOPInstanceUID = derived.SOPInstanceUID
     return derived
+
+
+def convert_to_little_endian(dataset: Dataset) -> None:
+    """Turn what a big-endian file holds as plain words; numbers of other kinds are written as they should be anyway."""
+    for element in dataset.iterall():
+        if element.VR in WORDS and element.value:
+            words = np.frombuffer(element.value, f">u{WORDS[element.VR]}")
+            element.value = words.astype(f"<u{WORDS[element.VR]}").tobytes()
+    dataset.set_original_encoding(is_implicit_vr=False, is_little_endian=True)
 
 
 def identifier(*parts: str | bytes) -> str:

@@ -14,21 +14,30 @@ from typing import Any
 import numpy as np
 import pydicom
 from pydicom import Dataset
-from pydicom.filereader import read_file_meta_info
+from pydicom.filereader import _read_file_meta_info, read_preamble
 from pydicom.pixels import get_decoder
 from pydicom.uid import (
+    UID,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
     MediaStorageDirectoryStorage,
     RTDoseStorage,
 )
 
-from .derived_dicom import derive
+from .derived_dicom import derive, identifier
 from .dicom_geometry import affine_of, orientation_of, sorted_along_normal
 from .nifti import write_array
 from .scan import Caps, CorruptScan, Scan, ScanError, UnsupportedScan
 
 PREAMBLE = 128
+FIRST_GROUPS = (b"\2\0", b"\x08\0", b"\0\2", b"\0\x08")  # of elements, in either byte order
+SYNTAXES: dict[tuple[bool | None, bool | None], UID] = {  # by: implicit value representations? little-endian?
+    (True, True): ImplicitVRLittleEndian,
+    (False, True): ExplicitVRLittleEndian,
+    (False, False): ExplicitVRBigEndian,
+}
 GREYSCALE = ("MONOCHROME1", "MONOCHROME2")
 MOST_PADDING = 0.9  # of the voxels, beyond which it is doubted
 IMAGE = "Image Storage"  # in the name of every class of images
@@ -62,24 +71,43 @@ class DicomScan(Scan):
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file begins as a DICOM file does, or is named like one; a DICOMDIR, a list of others, is none."""
+    """Whether a file begins as a DICOM file does, is named like one, or holds one without its first bytes.
+
+    A DICOMDIR, a list of others, is none.
+    """
     with path.open("rb") as file:
-        begins = file.read(PREAMBLE + 4)[PREAMBLE:] == b"DICM"
-    return (begins or path.suffix.lower() == ".dcm") and path.name != "DICOMDIR"
+        start = file.read(PREAMBLE + 4)
+    if path.name.upper() == "DICOMDIR":
+        return False
+    return start[PREAMBLE:] == b"DICM" or path.suffix.lower() == ".dcm" or holds_class(path, start)
+
+
+def holds_class(path: Path, start: bytes) -> bool:
+    """Whether a file that begins with no prefix begins with elements, among them the class of what they describe."""
+    if start[:2] not in FIRST_GROUPS:
+        return False
+    try:
+        with tolerant(path):
+            found = pydicom.dcmread(path, force=True, stop_before_pixels=True, specific_tags=["SOPClassUID"])
+            return "SOPClassUID" in found or "MediaStorageSOPClassUID" in found.file_meta
+    except ScanError:
+        return False
 
 
 def group_series(paths: Sequence[Path]) -> tuple[list[list[Path]], list[ScanError]]:
     """The files of each stack of slices, by series, orientation and matrix, and why others belong to none."""
     stacks: dict[tuple, list[Path]] = defaultdict(list)
-    errors = []
+    errors: list[ScanError] = []
     for path in paths:
         try:
             header = read_header(path)
             with tolerant(path):
                 orientation = tuple(np.round(orientation_of(header), 3))
-                key = str(header["SeriesInstanceUID"].value), orientation, int(header.Rows), int(header.Columns)
+                key = str(header.get("SeriesInstanceUID") or ""), orientation, int(header.Rows), int(header.Columns)
         except ScanError as error:
             errors.append(error)
+        except OSError as error:
+            errors.append(UnsupportedScan(path, f"cannot be read: {error.strerror}"))
         else:
             stacks[key].append(path)
     return [stacks[key] for key in sorted(stacks)], errors
@@ -93,7 +121,7 @@ def read_dicom(paths: Sequence[Path], caps: Caps | None = None) -> DicomScan:
 
     Raises:
         CorruptScan: a file is damaged, or larger than the caps; two slices cannot be told apart.
-        UnsupportedScan: colours, several frames in a file, no pixels, a dose, big-endian, a missing decoder.
+        UnsupportedScan: colours, several frames in a file, no pixels, a dose, a missing decoder.
 
     >>> path = Path(pydicom.__file__).parent / "data" / "test_files" / "CT_small.dcm"
     >>> read_dicom([path]).stored.shape
@@ -111,6 +139,9 @@ def read_dicom(paths: Sequence[Path], caps: Caps | None = None) -> DicomScan:
         paths, step, cautions = sorted_along_normal(place, headers)
         frames, scalings = zip(*[read_slice(path, headers[path]) for path in paths], strict=True)
         ordered = [headers[path] for path in paths]
+        for header in ordered:
+            if not header.get("SeriesInstanceUID"):
+                header.SeriesInstanceUID = identifier(str(ordered[0].SOPInstanceUID))
         stored = np.stack(frames).transpose(2, 1, 0)[None]
         low, high = np.array([limits_in_use(header) for header in ordered]).T
         first, last = np.array([padding_of(header) for header in ordered]).T
@@ -164,26 +195,38 @@ def tolerant(path: object) -> Iterator[None]:
 
 
 def read_header(path: Path) -> Dataset:
-    """A file's elements before its pixels, if it is of a kind that is supported."""
-    with path.open("rb") as file:
-        start = file.read(PREAMBLE + 4)
-    if start[PREAMBLE:] != b"DICM":
-        raise CorruptScan(path, "is empty" if not start else "does not begin as a DICOM file does (no DICM prefix)")
-    with tolerant(path):
-        meta = read_file_meta_info(path)
-        syntax = meta.get("TransferSyntaxUID")
-        if syntax is None:
-            raise CorruptScan(path, "names no transfer syntax")
-        if syntax in (ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian):
-            raise UnsupportedScan(path, f"is stored as {syntax.name}, which is not supported")
+    """A file's elements before its pixels, if it is of a kind that is supported.
+
+    The first bytes of a file, which say that it is DICOM and how it is stored, may be missing.
+    """
+    with tolerant(path), path.open("rb") as file:
+        if not file.read(1):
+            raise CorruptScan(path, "is empty")
+        file.seek(0)
+        read_preamble(file, force=True)
+        meta = _read_file_meta_info(file)
+        if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+            raise UnsupportedScan(path, f"is stored as {DeflatedExplicitVRLittleEndian.name}, which is not supported")
         if meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
             raise UnsupportedScan(path, "is a DICOMDIR; give the folder of the images")
         try:
-            header = pydicom.dcmread(path, stop_before_pixels=True)
+            header = pydicom.dcmread(path, stop_before_pixels=True, force=True)
         except OSError as error:
             raise CorruptScan(path, "is cut short or damaged: its elements do not fit into the file") from error
+        complete(path, header)
         check_kind(path, header)
     return header
+
+
+def complete(path: Path, header: Dataset) -> None:
+    """Give a header what can be told where it does not say: its class, its identifier, how the file is stored."""
+    for keyword in ("SOPClassUID", "SOPInstanceUID"):
+        if not header.get(keyword) and (value := header.file_meta.get(f"MediaStorage{keyword}")):
+            setattr(header, keyword, value)
+    if "SOPClassUID" not in header:
+        raise CorruptScan(path, "does not begin as a DICOM file does, or does not say what it is")
+    if "TransferSyntaxUID" not in header.file_meta:
+        header.file_meta.TransferSyntaxUID = SYNTAXES[header.original_encoding]
 
 
 def check_kind(path: Path, header: Dataset) -> None:
@@ -210,9 +253,8 @@ def check_kind(path: Path, header: Dataset) -> None:
         raise CorruptScan(path, "does not say whether its pixels are signed")
     if min(int(header.Rows), int(header.Columns)) < 1:
         raise CorruptScan(path, "has no rows or no columns")
-    for keyword in ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID"):
-        if not header.get(keyword):
-            raise UnsupportedScan(path, f"has no {keyword}, which a derived image must refer to")
+    if not header.get("SOPInstanceUID"):
+        raise UnsupportedScan(path, "has no SOPInstanceUID, which a derived image must refer to")
 
 
 def frame_size(header: Dataset) -> int:
@@ -227,10 +269,12 @@ def read_slice(path: Path, header: Dataset) -> tuple[np.ndarray, tuple[float, fl
 
 def read_pixels(path: Path, header: Dataset) -> np.ndarray:
     """The stored pixels (rows, columns) of a file, decoded."""
-    dataset = pydicom.dcmread(path)
+    dataset = pydicom.dcmread(path, force=True)
     if "PixelData" not in dataset:
         raise CorruptScan(path, "is cut short: its pixels are not there")
-    syntax = dataset.file_meta.TransferSyntaxUID
+    syntax = dataset.file_meta.TransferSyntaxUID = header.file_meta.TransferSyntaxUID
+    if dataset["PixelData"].is_undefined_length and not syntax.is_compressed:
+        raise CorruptScan(path, "is compressed, and does not say how")
     if syntax.is_compressed:
         if not get_decoder(syntax).is_available:
             return read_pixels_with_itk(path, header)

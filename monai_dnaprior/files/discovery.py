@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from . import dicom, itk, nifti
 from .names import SUFFIXES, name_output, stem_of, suffix_of
-from .scan import Caps, Scan, ScanError, UnsupportedScan
+from .scan import Caps, NoScan, Scan, ScanError, UnsupportedScan
 
 READERS: dict[str, Callable[[tuple[Path, ...], Caps], Scan]] = {
     "NIfTI": lambda files, caps: nifti.read_nifti(files[0], caps),
@@ -54,8 +54,9 @@ def find_sources(path: Path) -> tuple[list[Source], list[ScanError]]:
     taken for scans by their names alone.
 
     >>> folder = Path(nifti.__file__).parent
-    >>> find_sources(folder)
-    ([], [])
+    >>> sources, errors = find_sources(folder)
+    >>> len(sources), {type(error) for error in errors}
+    (0, {<class 'monai_dnaprior.files.scan.NoScan'>})
     """
     if not path.exists():
         raise UnsupportedScan(path, "does not exist")
@@ -63,15 +64,32 @@ def find_sources(path: Path) -> tuple[list[Source], list[ScanError]]:
         return sources_of(path)
     sources: list[Source] = []
     errors: list[ScanError] = []
-    for root, folders, names in os.walk(path):
-        folders.sort()
-        files = [Path(root) / name for name in sorted(names) if not name.startswith(".")]
-        found, refused = sources_of_folder([file for file in files if file.is_file()], path)
-        sources, errors = sources + found, errors + refused
+    for files, unseen in walk(path):
+        found, refused = sources_of_folder(files, path)
+        sources, errors = sources + found, errors + unseen + refused
     outputs = Counter(name_output(source.stem, "denoised") for source in sources)
     twins = [source for source in sources if outputs[name_output(source.stem, "denoised")] > 1]
     errors += [UnsupportedScan(source.label, "has the name of another scan; rename one of them") for source in twins]
     return [source for source in sources if source not in twins], errors
+
+
+def walk(top: Path) -> Iterator[tuple[list[Path], list[ScanError]]]:
+    """The files of each folder at or below a path, and what there cannot be looked at; nothing hidden is."""
+    closed: list[OSError] = []
+    for root, folders, names in os.walk(top, onerror=closed.append):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        files = [Path(root) / name for name in sorted(names) if not name.startswith(".")]
+        links = [Path(root) / name for name in folders if (Path(root) / name).is_symlink()]
+        unseen: list[ScanError] = [
+            UnsupportedScan(link, "is a link to a folder, which is not followed") for link in links
+        ]
+        for file in files:
+            if not file.exists():
+                unseen.append(UnsupportedScan(file, "is a link that leads nowhere; fetch the file that it stands for"))
+            elif not file.is_file():
+                unseen.append(UnsupportedScan(file, "is no file that could be read"))
+        yield [file for file in files if file.is_file()], unseen
+    yield [], [UnsupportedScan(error.filename, f"cannot be looked into: {error.strerror}") for error in closed]
 
 
 def sources_of(path: Path) -> tuple[list[Source], list[ScanError]]:
@@ -86,25 +104,34 @@ def sources_of(path: Path) -> tuple[list[Source], list[ScanError]]:
 
 def sources_of_folder(files: Sequence[Path], top: Path) -> tuple[list[Source], list[ScanError]]:
     """The scans among the files of one folder, which lies at or below the top."""
-    kinds = {file: kind_of(file) for file in files}
+    kinds: dict[Path, str | None] = {}
+    errors: list[ScanError] = []
+    for file in files:
+        try:
+            kinds[file] = kind_of(file)
+        except OSError as error:
+            errors.append(UnsupportedScan(file, f"cannot be read: {error.strerror}"))
+    errors += [NoScan(file, "is of no known kind") for file, kind in kinds.items() if kind is None]
     sources = [
         Source(kind, (file,), str(file.parent.relative_to(top) / stem_of(file.name)), suffix_of(file.name))
         for file, kind in kinds.items()
         if kind in ("NIfTI", "ITK")
     ]
-    stacks, errors = dicom.group_series([file for file, kind in kinds.items() if kind == "DICOM"])
+    stacks, refused = dicom.group_series([file for file, kind in kinds.items() if kind == "DICOM"])
     for number, stack in enumerate(stacks):
         folder = str(stack[0].parent.relative_to(top))
         name = folder if len(stacks) == 1 else str(Path(folder) / f"series-{number + 1:02d}")
         sources.append(Source("DICOM", tuple(stack), name, ""))
-    return sources, errors
+    return sources, errors + refused
 
 
 def kind_of(path: Path) -> str | None:
     """What reads a file, by its name, or by how it begins."""
     name = path.name.lower()
-    if name.endswith(nifti.SUFFIXES) or name.endswith((".hdr", ".img")):
+    if name.endswith(nifti.SUFFIXES):
         return "NIfTI"
     if name.endswith(itk.SUFFIXES):
         return "ITK"
-    return "DICOM" if dicom.is_dicom(path) else None
+    if dicom.is_dicom(path):
+        return "DICOM"
+    return "NIfTI" if name.endswith((".hdr", ".img")) else None

@@ -32,6 +32,12 @@ class UnsupportedScan(ScanError):
     """A sound file of a kind that is not treated."""
 
 
+class NoScan(ScanError):
+    """A file among scans that is none; it is named and left out."""
+
+    exit_code = 0
+
+
 class CorruptScan(ScanError):
     """A file that is damaged, or that asks for more than the caps allow."""
 

@@ -15,7 +15,7 @@ from ..denoisers.outcome import Outcome
 from ..files.discovery import Source, find_sources
 from ..files.disk import hash_of, write_whole
 from ..files.names import INDEX, MANIFEST, output_for, output_of, report_of, sidecar_of, stem_of
-from ..files.scan import Caps, CorruptScan, ScanError, UnsupportedScan
+from ..files.scan import Caps, CorruptScan, NoScan, ScanError, UnsupportedScan
 from .before_after import BeforeAfter
 from .charts import number
 from .findings import count_noun
@@ -90,7 +90,8 @@ def write_index(manifest: Path, report: Path) -> None:
     """
     try:
         entries = json.loads(manifest.read_text(encoding="utf-8"))
-        cases = [index_row(entry, manifest.parent, report.parent) for entry in entries]
+        scans = [entry for entry in entries if entry["status"] != "left out"]
+        cases = [index_row(entry, manifest.parent, report.parent) for entry in scans]
     except OSError as error:
         raise UnsupportedScan(manifest, "cannot be read") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -136,7 +137,8 @@ def report_all(
         raise UnsupportedScan(html, f"cannot be named: {output} is a folder of scans, each with a report beside it")
     if not cohort:
         if len(sources) != 1:
-            raise errors[0] if errors else UnsupportedScan(path, f"holds {count_noun(len(sources), 'scan')}, not one")
+            bad = [error for error in errors if not isinstance(error, NoScan)]
+            raise bad[0] if bad else UnsupportedScan(path, f"holds {count_noun(len(sources), 'scan')}, not one")
         made = output_of(sources[0].output_name, path, output)
         html = html or report_of(made)
         write_report(sources[0], made, html, caps=caps)
