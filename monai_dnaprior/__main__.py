@@ -13,11 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tqdm.auto import tqdm
-
 from . import __version__
-from .cohort.all_scans import denoise_all, exit_code_of
-from .cohort.task import FAILED, SOME_BAD
 from .files.scan import Caps, ScanError
 
 DESCRIPTION = "Self-supervised denoising of medical images.\nNot a medical device; keep the original."
@@ -108,6 +104,10 @@ def run_denoise(options: argparse.Namespace) -> int:
 
 
 def run_scans(options: argparse.Namespace, **others: Any) -> int:
+    from tqdm.auto import tqdm
+
+    from .cohort.all_scans import denoise_all, exit_code_of
+
     given = {name: getattr(options, name) for name in ("preset", "steps", "seed")}
     method = {name: value for name, value in given.items() if value is not None}
     others |= {name: getattr(options, name) for name in SETTINGS}
@@ -199,6 +199,7 @@ def add_compare(parser: argparse.ArgumentParser) -> None:
 
 
 def run_compare(options: argparse.Namespace) -> int:
+    from .cohort.task import FAILED, SOME_BAD
     from .compare.cases import load_cases
     from .compare.run import compare
     from .denoisers.registry import create_denoiser
@@ -230,6 +231,7 @@ def add_report(parser: argparse.ArgumentParser) -> None:
 
 
 def run_report(options: argparse.Namespace) -> int:
+    from .cohort.task import SOME_BAD
     from .report.write import report_all
 
     codes = set()

@@ -76,6 +76,7 @@ def run(*arguments: Any, **options: Any) -> str:
         command(*arguments, **options), capture_output=True, encoding="utf-8", check=False, cwd=BUNDLE.parent
     )
     assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert "nvimgcodec" not in (finished.stdout + finished.stderr).lower()
     return finished.stdout
 
 
