@@ -12,9 +12,10 @@ from torch import Tensor
 
 from monai_dnaprior import create_denoiser
 from monai_dnaprior.denoisers import dnaprior as priors
-from monai_dnaprior.denoisers import safeguards, skip_prior
+from monai_dnaprior.denoisers import per_image, skip_prior
 from monai_dnaprior.denoisers.dip import DeepImagePrior, DeepSpectralPrior
 from monai_dnaprior.denoisers.dnaprior import DNAPrior
+from monai_dnaprior.denoisers.nonlocal_bayes import refine
 from monai_dnaprior.denoisers.per_image import NoisyImage
 from monai_dnaprior.denoisers.skip_prior import sigmoid_range
 from monai_dnaprior.denoisers.wire import WIRE
@@ -202,13 +203,13 @@ def test_the_noise_of_an_image_is_measured_once_for_all_restarts(
     noisy_slice: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured: list[Tensor] = []
-    original = safeguards.measure_noise
+    original = per_image.measure_noise
 
     def counted(noisy: Tensor, *arguments: Any, **options: Any) -> NoiseModel:
         measured.append(noisy)
         return original(noisy, *arguments, **options)
 
-    monkeypatch.setattr(safeguards, "measure_noise", counted)
+    monkeypatch.setattr(per_image, "measure_noise", counted)
     DNAPrior(**SHORT, restarts=3)(torch.cat((noisy_slice, noisy_slice.flip(-1))))
     assert len(measured) == 2
 
@@ -406,6 +407,17 @@ def test_correlated_noise_is_measured_and_removed(clean_slice: Tensor) -> None:
     assert psnr(result.image, clean) > psnr(noisy, clean) + 4
     blind = create_denoiser("dip", **SHORT)(noisy).records[0]
     assert [text for text in blind.warnings if "this method cannot tell it from anatomy" in text]
+
+
+def test_uneven_noise_is_measured_and_removed(clean_slice: Tensor) -> None:
+    clean = torch.nn.functional.interpolate(clean_slice, scale_factor=2, mode="bicubic")
+    strength = torch.linspace(0.03, 0.15, 160).expand(clean.shape)
+    noisy = clean + strength * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    denoiser = DNAPrior(**SHORT)
+    image, even = denoiser(noisy).image, (noisy - clean).square().mean().sqrt().item()
+    assert psnr(image, clean) > psnr(refine(noisy, image, NoiseModel(even)), clean) + 0.1
+    sides = zip((image - clean).chunk(2, -1), (noisy - clean).chunk(2, -1), strict=True)
+    assert all(after.square().mean() < 0.3 * before.square().mean() for after, before in sides)
 
 
 def test_the_whitened_residual_of_noise_is_its_level() -> None:

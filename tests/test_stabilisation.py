@@ -7,10 +7,18 @@ import torch
 from conftest import GUARDED, SHORT
 
 from monai_dnaprior import create_denoiser
+from monai_dnaprior.denoisers.dip import DeepImagePrior
 from monai_dnaprior.denoisers.dnaprior import DNAPrior
 from monai_dnaprior.denoisers.result import Record
-from monai_dnaprior.denoisers.safeguards import Safeguards
-from monai_dnaprior.noise.estimate import DEPENDENT, NoiseKind, brightness_dependence, noise_levels
+from monai_dnaprior.denoisers.safeguards import Safeguards, measure_strength
+from monai_dnaprior.noise.estimate import (
+    CORRELATED_NOISE,
+    DEPENDENT,
+    DEPENDENT_NOISE,
+    NoiseKind,
+    brightness_dependence,
+    noise_levels,
+)
 from monai_dnaprior.noise.metrics import psnr
 from monai_dnaprior.noise.models import add_noise
 from monai_dnaprior.noise.stabilisation import Stabiliser
@@ -78,10 +86,12 @@ def test_a_fit_gains_from_it_and_says_so() -> None:
     assert plain.records[0].noise_variance is None
     assert even.records[0].noise_variance is not None
     assert psnr(even.image, clean) > psnr(plain.image, clean) + 1
-    assert "the noise depends on brightness" in " ".join(plain.records[0].warnings)
+    blind = DeepImagePrior(**SHORT, stabilise=False)(noisy).records[0]
+    assert DEPENDENT_NOISE in blind.warnings
+    assert DEPENDENT_NOISE not in plain.records[0].warnings  # it has a map of it
 
 
-def test_correlated_noise_is_warned_of_and_not_stabilised() -> None:
+def test_correlated_noise_is_mapped_and_not_stabilised() -> None:
     noise = torch.nn.functional.avg_pool2d(
         torch.randn(1, 1, 162, 162, generator=torch.Generator().manual_seed(0)), 3, 1
     )
@@ -90,7 +100,8 @@ def test_correlated_noise_is_warned_of_and_not_stabilised() -> None:
     assert ["correlated" in text for text in NoiseKind.of(noisy).warnings] == [True, False]
     record = DNAPrior(**SHORT)(noisy).records[0]
     assert record.noise_variance is None
-    assert [text for text in record.warnings if "correlated" in text]  # it is uneven, and so not taken into account
+    assert not set(record.warnings) & {CORRELATED_NOISE, DEPENDENT_NOISE}
+    assert record.sigma == pytest.approx((noisy - RAMP).square().mean().sqrt().item(), rel=0.15)
 
 
 def test_an_empty_background_comes_out_as_it_is_on_another_scale_too() -> None:
@@ -113,7 +124,7 @@ def test_small_images_with_such_noise_stay_finite(method: str, side: int) -> Non
 
 def test_what_is_made_not_finite_is_given_back() -> None:
     noisy = add_noise(RAMP, "gaussian:25")
-    guard = Safeguards.of(noisy, stabilise=False, correlation=False)
+    guard = Safeguards.of(noisy, stabilise=False, measure=measure_strength)
     image, record = guard.finish(guard.noisy / 0, Record(sigma=guard.noise.sigma, stop_reason="filter"))
     assert torch.equal(image, noisy)
     assert record.stop_reason == "non-finite"

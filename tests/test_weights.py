@@ -16,10 +16,11 @@ from torch import Tensor
 from monai_dnaprior import IDDPDenoise, IDDPDenoised, load_weights, save_weights
 from monai_dnaprior.denoisers.trained import Trained, limit_removal
 from monai_dnaprior.files.disk import hash_of
+from monai_dnaprior.noise.metrics import psnr
 from monai_dnaprior.noise.model import NoiseModel
 from monai_dnaprior.training.objectives import Blind2Unblind, CyclicVariateFunction, create_objective
 from monai_dnaprior.training.unet import DenoisingUNet
-from monai_dnaprior.training.weights import SHIPPED, TrainedNetwork
+from monai_dnaprior.training.weights import SHIPPED, SHIPPED_CORRELATED, TrainedNetwork
 
 pytestmark = GUARDED
 
@@ -148,7 +149,7 @@ def test_shipped_weights_are_the_bundle_s_and_say_where_they_are_from() -> None:
     assert shipped.objective.needs == "none"  # no clean target is ever in the loss
     assert shipped.training["noise"] == ["gaussian:0:50", "gaussian:0:20", "gaussian:20:50"]
     assert shipped.training["steps"] > 10_000
-    assert SHIPPED.stat().st_size < 3e6
+    assert SHIPPED.stat().st_size + SHIPPED_CORRELATED.stat().st_size < 12e6
 
 
 @pytest.mark.parametrize("width", [200, 60])
@@ -232,6 +233,31 @@ def test_correlated_noise_is_left_in_but_for_its_level(weights: Path) -> None:
     assert record.residual <= 1.001 * record.sigma < (image - 0.5).std()
     free = Trained(weights=str(weights), limited=False)(image, network=zero)
     assert free.image.abs().max() == 0
+
+
+def test_correlated_noise_has_a_network_of_its_own(clean_slice: Tensor) -> None:
+    clean = torch.nn.functional.interpolate(clean_slice, scale_factor=2, mode="bicubic")
+    white = torch.randn(1, 1, 193, 161, generator=torch.Generator().manual_seed(0))
+    noisy = clean + 0.12 * torch.nn.functional.avg_pool2d(white, 2, 1)
+    result = Trained()(noisy)
+    assert result.records[0].warnings == ()
+    assert result.records[0].sigma == pytest.approx(0.06, rel=0.15)
+    assert psnr(result.image, clean) > psnr(noisy, clean) + 5
+    assert torch.equal(result.image, Trained(correlated_weights=SHIPPED_CORRELATED)(noisy).image)
+    assert not torch.equal(result.image, Trained(correlated_weights=SHIPPED)(noisy).image)
+
+
+def test_white_noise_never_meets_the_network_for_correlated_noise(noisy_slice: Tensor) -> None:
+    assert torch.equal(Trained()(noisy_slice).image, Trained(correlated_weights=SHIPPED)(noisy_slice).image)
+
+
+def test_no_more_is_removed_in_all_than_a_few_times_the_noise(weights: Path) -> None:
+    image = 0.5 + 0.01 * torch.randn(1, 1, 96, 96, generator=torch.Generator().manual_seed(0))
+    image[..., ::8, ::8] += 0.4  # detail that differences take for noise
+    zero = DenoisingUNet(features=(4, 8))
+    zero.register_forward_hook(lambda module, inputs, output: 0 * output)
+    record = Trained(weights=str(weights))(image, network=zero).records[0]
+    assert record.residual == pytest.approx(2.5 * record.sigma, rel=1e-3)
 
 
 def test_an_ensemble_treats_every_orientation_alike(clean_slice: Tensor, noisy_slice: Tensor) -> None:

@@ -22,7 +22,7 @@ from ..fitting.tiles import blend_tiles, place_tiles
 from ..noise.estimate import varying_pixels
 from ..noise.model import NoiseModel
 from .result import Record, Result, check_noisy
-from .safeguards import Safeguards
+from .safeguards import Safeguards, measure_noise, measure_strength
 
 STOPPING = ("discrepancy", "variance", "steps")
 STRONG = 0.1  # standard deviation of noise that is taken up in fewer steps
@@ -132,8 +132,9 @@ class PerImageFit:
         if len(indices) != len(noisy):
             raise ValueError(f"slice_indices has {len(indices)} entries; give one for each of the {len(noisy)} images.")
         initial = self.network(noisy.shape[1]) if network is None else network
-        measure = partial(Safeguards.of, stabilise=self.stabilise, correlation=self.whitened)
-        guards = side_by_side(measure, noisy.split(1), device=noisy.device)
+        measure = measure_noise if self.whitened else measure_strength
+        guard = partial(Safeguards.of, stabilise=self.stabilise, measure=measure)
+        guards = side_by_side(guard, noisy.split(1), device=noisy.device)
         procedures = [
             self.denoise_image(guard, initial, index, restart)
             for guard, index in zip(guards, indices, strict=True)

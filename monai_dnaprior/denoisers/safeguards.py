@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from ..noise.estimate import CORRELATED, CORRELATED_NOISE, NoiseKind, estimate_sigma
+from ..noise.estimate import CORRELATED, CORRELATED_NOISE, DEPENDENT_NOISE, NoiseKind, estimate_sigma
 from ..noise.model import NoiseModel
 from ..noise.stabilisation import Stabiliser
 from .result import Record
@@ -40,11 +41,8 @@ class Safeguards:
     measured: float
 
     @classmethod
-    def of(cls, image: Tensor, *, stabilise: bool, correlation: bool) -> Safeguards:
-        """Measure the noise of an image, stabilised first if that is wanted and its noise depends on brightness.
-
-        Its correlation is measured for a method that takes it into account.
-        """
+    def of(cls, image: Tensor, *, stabilise: bool, measure: Measurement) -> Safeguards:
+        """Measure the noise of an image, stabilised first if that is wanted and its noise depends on brightness."""
         started = time.perf_counter()
         original = noisy = image.clone().float()
         kind, stabiliser = NoiseKind.of(noisy), None
@@ -52,7 +50,7 @@ class Safeguards:
             stabiliser = Stabiliser.of(original)
             noisy = stabiliser(original)
             kind = NoiseKind.of(noisy)
-        noise = measure_noise(noisy, whole=correlation)
+        noise = measure(noisy, kind)
         return cls(original, noisy, noise, kind, stabiliser, started, time.perf_counter() - started)
 
     def start(self, *, first: bool) -> Safeguards:
@@ -72,7 +70,7 @@ class Safeguards:
     def finish(self, image: Tensor, record: Record, *, whitened: bool = False) -> tuple[Tensor, Record]:
         """What a method made of ``noisy``, on the original grey scale, and its record with time and warnings.
 
-        A method that has taken the measured correlation of the noise into account says so by ``whitened``.
+        A method that takes the measured correlation and map of the noise into account says so by ``whitened``.
 
         Pixels that the method left as they were come back bit-identical, and so does an image that it made NaN of.
         """
@@ -81,8 +79,9 @@ class Safeguards:
             image = torch.where(image == self.noisy, self.original, restored).float()
             record = replace(record, noise_variance=self.stabiliser.variance)
         if record.stop_reason not in ("constant", "clean"):
-            treated = whitened and not self.noise.is_white
-            left = tuple(text for text in self.kind.warnings if not (treated and text == CORRELATED_NOISE))
+            noise = self.noise if whitened else NoiseModel(0)
+            treated = {CORRELATED_NOISE: not noise.is_white, DEPENDENT_NOISE: noise.deviation is not None}
+            left = tuple(text for text in self.kind.warnings if not treated[text])
             record = replace(record, warnings=record.warnings + left)
         if not image.isfinite().all():
             warnings = (*record.warnings, NOT_FINITE)
@@ -90,11 +89,22 @@ class Safeguards:
         return image, replace(record, seconds=time.perf_counter() - self.started)
 
 
-def measure_noise(noisy: Tensor, *, whole: bool) -> NoiseModel:
-    """The noise of an image (1, C, H, W): as a whole, with its correlation and map, or its strength if it is white.
+Measurement = Callable[[Tensor, NoiseKind], NoiseModel]  # of the noise in an image (1, C, H, W) of a kind
 
-    The whole takes a second for 256×256 pixels, four for 512×512. Small images hold too little to tell it from anatomy.
-    """
-    if whole and min(noisy.shape[-2:]) >= LEAST_SIDE:
-        return NoiseModel.of(noisy)
+
+def measure_strength(noisy: Tensor, kind: NoiseKind) -> NoiseModel:
+    """The noise of an image as if it were white and even, in milliseconds."""
     return NoiseModel(estimate_sigma(noisy).item())
+
+
+def measure_noise(noisy: Tensor, kind: NoiseKind) -> NoiseModel:
+    """The noise of an image with its correlation and map: a second for 256×256 pixels, four for 512×512.
+
+    Small images hold too little to tell it from anatomy.
+    """
+    return NoiseModel.of(noisy) if min(noisy.shape[-2:]) >= LEAST_SIDE else measure_strength(noisy, kind)
+
+
+def measure_correlated(noisy: Tensor, kind: NoiseKind) -> NoiseModel:
+    """The same, where neighbouring pixels are alike; other images are measured in milliseconds."""
+    return (measure_noise if kind.correlation > CORRELATED else measure_strength)(noisy, kind)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -19,15 +19,15 @@ from ..fitting.threads import side_by_side
 from ..fitting.tiles import map_tiles
 from ..noise.estimate import CORRELATED, local_mean, local_noise, varying_pixels
 from ..noise.model import NoiseModel
-from ..training.objectives import Objective
 from ..training.unet import DenoisingUNet
-from ..training.weights import SHIPPED, TrainedNetwork, load_weights
+from ..training.weights import SHIPPED, SHIPPED_CORRELATED, TrainedNetwork, load_weights
 from .nonlocal_bayes import cosines, refine
 from .result import Record, Result, check_noisy
-from .safeguards import Safeguards
+from .safeguards import Safeguards, measure_correlated, measure_noise
 
 SURROUNDINGS = 33  # side of the window over which the noise around a pixel is measured
 WINDOW = 9  # side of the one over which what is removed is compared with it
+MOST = 2.5  # times the noise level of an image may be removed in all: most of it may lie in few places
 LIMIT = 1.2  # so many times its standard deviation may be removed, because of few pixels it varies
 BLOCK = 8  # side of the blocks by whose means the darkest place is found
 
@@ -42,15 +42,17 @@ class Trained:
     Args:
         weights: a file that :func:`~monai_dnaprior.training.weights.save_weights` wrote; None for those of IDDP that
             are shipped with the package.
+        correlated_weights: the same, of a network for images whose noise is measured to be correlated; None for those
+            that are shipped, or for ``weights`` if that is given.
         sha256: what the file's SHA-256 must be, if it is known.
         tile: images with a longer side are denoised in square tiles of this side, which overlap by a quarter and are
             blended, so that the memory needed does not grow with the image.
         ensemble: average what the network makes of the image's eight orientations, in eight times the time.
-        refinements: rounds of a non-local filter, :func:`~monai_dnaprior.denoisers.nonlocal_bayes.refine`, which the
+        refinements: rounds of :func:`~monai_dnaprior.denoisers.nonlocal_bayes.refine`, a non-local filter that the
             network's output guides: two gain about as much as a fit, in less time.
-        limited: scale down what is removed where it is more than the noise around a pixel, and, where neighbouring
-            pixels' noise is alike, to the noise level of the image. For refinements, and for weights that are given,
-            which may be of a network that removes such noise, its correlation and level are measured, in a second.
+        limited: scale down what is removed where it is more than the noise around a pixel, and in all where it is far
+            more than the noise level of the image. For refinements, and where neighbouring pixels are alike, the
+            correlation and the map of the noise are measured, in a second.
         clean_sigma: images with less estimated noise than this are given back as they came.
 
     Shapes: noisy (B, C, H, W), float, about [0, 1], of any size. Pixels that equal all their neighbours (an empty
@@ -64,6 +66,7 @@ class Trained:
     """
 
     weights: str | PathLike | None = None
+    correlated_weights: str | PathLike | None = None
     sha256: str | None = None
     tile: int = 512
     ensemble: bool = False
@@ -76,10 +79,15 @@ class Trained:
         check_whole(0, refinements=self.refinements)
         check_not_negative(clean_sigma=self.clean_sigma)
         self.trained()
+        self.correlated()
 
     def trained(self) -> TrainedNetwork:
         """What the weights hold."""
         return load_weights(self.weights_file, sha256=self.sha256)
+
+    def correlated(self) -> TrainedNetwork:
+        """The same for correlated noise."""
+        return load_weights(self.correlated_weights or self.weights or SHIPPED_CORRELATED)
 
     @property
     def weights_file(self) -> Path:
@@ -93,31 +101,35 @@ class Trained:
     def __call__(
         self, noisy: Tensor, *, slice_indices: Sequence[int] | None = None, network: nn.Module | None = None
     ) -> Result:
-        """Denoise (B, C, H, W) images; ``network`` takes the place of the one that the weights hold."""
+        """Denoise (B, C, H, W) images; ``network`` takes the place of the one that ``weights`` hold."""
         check_noisy(noisy)
-        trained = self.trained()
-        module = place_network(check_network(network or trained.network, channels=noisy.shape[1]), noisy.device)
-        denoise_one = partial(self.denoise_one, module, trained.objective)
+        white, correlated = self.trained(), self.correlated()
+        white = place_network(white, network or white.network, noisy)
+        correlated = place_network(correlated, correlated.network, noisy)
+        denoise_one = partial(self.denoise_one, white, correlated)
         outcomes = side_by_side(denoise_one, noisy.split(1), device=noisy.device)
         images, records = zip(*outcomes, strict=True)
         return Result(torch.cat(images), list(records))
 
-    def denoise_one(self, network: DenoisingUNet, objective: Objective, noisy: Tensor) -> tuple[Tensor, Record]:
-        """One image (1, C, H, W): leave it alone, or pass it through the network; a pixel that fails stays as it is."""
+    def denoise_one(self, white: TrainedNetwork, correlated: TrainedNetwork, noisy: Tensor) -> tuple[Tensor, Record]:
+        """One image (1, C, H, W): leave it alone, or pass it through a network; a pixel that fails stays as it is."""
         with torch.no_grad():
-            filtered = self.refinements > 0
-            guard = Safeguards.of(noisy, stabilise=filtered, correlation=filtered or self.weights is not None)
+            refined = self.refinements > 0
+            guard = Safeguards.of(noisy, stabilise=refined, measure=measure_noise if refined else measure_correlated)
             if reason := guard.reason_to_leave(self.clean_sigma):
                 return guard.leave(reason)
-            removed = self.noise_removed(network, objective, guard.noisy, guard.noise)
-            if self.limited and guard.kind.correlation > CORRELATED:
-                removed = removed * limit_energy(removed.new_tensor(guard.noise.sigma**2), removed.square().mean())
-            record = Record(sigma=guard.noise.sigma, stop_reason="network", residual=root_mean_square(removed))
-            return guard.finish(guard.noisy - removed, record, whitened=filtered)
+            noise = guard.noise
+            removed = self.noise_removed(white if noise.is_white else correlated, guard.noisy, noise)
+            if self.limited:
+                most = (1 if guard.kind.correlation > CORRELATED else MOST) * noise.sigma
+                removed = removed * limit_energy(removed.new_tensor(most**2), removed.square().mean())
+            record = Record(sigma=noise.sigma, stop_reason="network", residual=root_mean_square(removed))
+            return guard.finish(guard.noisy - removed, record, whitened=True)
 
-    def noise_removed(self, network: DenoisingUNet, objective: Objective, noisy: Tensor, noise: NoiseModel) -> Tensor:
-        """What one pass of the network, and the filter that it guides, take away from an image."""
-        denoise = partial(map_tiles, partial(objective.denoise, network=network), side=self.tile)
+    def noise_removed(self, trained: TrainedNetwork, noisy: Tensor, noise: NoiseModel) -> Tensor:
+        """What one pass of a network, and the filter that it guides, take away from an image."""
+        network = trained.network
+        denoise = partial(map_tiles, partial(trained.objective.denoise, network=network), side=self.tile)
         denoise = partial(average_orientations, denoise=denoise) if self.ensemble else denoise
         estimate = denoise(noisy) if noisy.shape[1] == network.channels else denoise_planes(noisy, denoise)
         estimate = refine(noisy, estimate, noise, rounds=self.refinements)
@@ -144,19 +156,14 @@ def limit_energy(limit: Tensor, energy: Tensor) -> Tensor:
     return (limit / energy.clamp(min=torch.finfo(energy.dtype).tiny)).clamp(max=1).sqrt()
 
 
-def check_network(network: nn.Module, *, channels: int) -> DenoisingUNet:
-    """The network, if it can denoise images of so many channels."""
+def place_network(trained: TrainedNetwork, network: nn.Module, noisy: Tensor) -> TrainedNetwork:
+    """A network in place of the trained one, or its copy on the device of an image: one that is shared never moves."""
     if not isinstance(network, DenoisingUNet):
         raise TypeError(f"network={type(network).__name__} must be a DenoisingUNet; take the one that network() gives.")
-    if network.channels not in (1, channels):
-        raise ValueError(f"network takes {network.channels} channels, the image has {channels}.")
-    return network
-
-
-def place_network(network: DenoisingUNet, device: torch.device) -> DenoisingUNet:
-    """The network, or a copy of it, on this device: the one that weights were read into is never moved."""
-    here = next(network.parameters()).device == device
-    return network if here else copy.deepcopy(network).to(device)
+    if network.channels not in (1, noisy.shape[1]):
+        raise ValueError(f"network takes {network.channels} channels, the image has {noisy.shape[1]}.")
+    here = next(network.parameters()).device == noisy.device
+    return replace(trained, network=network if here else copy.deepcopy(network).to(noisy.device))
 
 
 def average_orientations(image: Tensor, denoise: Callable[[Tensor], Tensor]) -> Tensor:

@@ -15,6 +15,7 @@ BLOCK = 8
 SMOOTHEST = 0.2  # of all blocks are taken to hold noise alone
 CORRELATED = 0.15  # correlation of neighbours from which noise is called correlated
 CORRELATED_NOISE = "the noise is correlated: alike in neighbouring pixels, this method cannot tell it from anatomy"
+DEPENDENT_NOISE = "the noise depends on brightness: bright and dark places are not denoised alike"
 SECOND_DIFFERENCE = (1 / 6**0.5, -2 / 6**0.5, 1 / 6**0.5)  # along one axis; of unit energy
 QUARTERS = 4  # groups of blocks by brightness, of which the first and the last are compared
 DEPENDENT = 1.3  # times as much noise in bright as in dark places from which it is called dependent on brightness
@@ -237,6 +238,5 @@ class NoiseKind:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What no method for even white noise can treat, in words."""
-        dependent = "the noise depends on brightness: bright and dark places are not denoised alike"
-        found = {CORRELATED_NOISE: self.correlation > CORRELATED, dependent: self.dependence > DEPENDENT}
+        found = {CORRELATED_NOISE: self.correlation > CORRELATED, DEPENDENT_NOISE: self.dependence > DEPENDENT}
         return tuple(text for text, holds in found.items() if holds)

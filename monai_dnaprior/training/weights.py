@@ -17,7 +17,8 @@ from ..files.disk import hash_of, write_whole
 from .objectives import OBJECTIVES, Objective, create_objective
 from .unet import DenoisingUNet
 
-SHIPPED = Path(__file__).with_name("iddp.safetensors")
+SHIPPED = Path(__file__).with_name("iddp.safetensors")  # for white noise
+SHIPPED_CORRELATED = Path(__file__).with_name("iddp_correlated.safetensors")
 FORMAT = "monai-dnaprior-1"
 RETIRED = ("stop_gradient", "largest_shift")  # options of objectives in files of earlier versions
 
