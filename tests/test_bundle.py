@@ -125,7 +125,7 @@ def test_metadata_has_what_the_schema_requires() -> None:
         assert [key for key in keys if key not in described] == []
     network = create_denoiser("dna-prior").network(1)
     assert metadata["network_data_format"]["inputs"]["image"]["num_channels"] == network.input_channels
-    assert metadata["network_data_format"]["inputs"]["image"]["spatial_shape"] == [f"{network.multiple}*n"] * 2
+    assert metadata["network_data_format"]["inputs"]["image"]["spatial_shape"] == [f"{2 * network.multiple}*n"] * 2
 
 
 def test_folder_is_complete() -> None:
