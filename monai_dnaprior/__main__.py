@@ -17,6 +17,7 @@ from . import __version__
 from .files.scan import Caps, ScanError
 
 DESCRIPTION = "Self-supervised denoising of medical images.\nNot a medical device; keep the original."
+DEVICE = "where to compute: auto (CUDA where there is a GPU, else the CPU), cpu or cuda (auto)"
 INTERRUPTED, TERMINATED = 130, 143
 COMPARED = "median,tv,nl-means,iddp,dna-prior"
 MOST_NAMED = 5  # files in one line
@@ -58,7 +59,7 @@ def add_scan_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, help="at most this many steps a fit")
     parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="of the method; repeatable")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same bits (0)")
-    parser.add_argument("--device", default="cpu", help="where to compute, cpu or cuda (cpu)")
+    parser.add_argument("--device", default="auto", help=DEVICE)
     axis = "axis along which volumes are cut, -3 to 2 (auto: that of thick slices, or else the last)"
     parser.add_argument("--slice-dim", type=axis_or_auto, default="auto", metavar="AXIS", help=axis)
     parser.add_argument("--batch-size", type=int, default=8, help="slices at once; changes no result (8)")
@@ -193,7 +194,7 @@ def add_compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reference", nargs="+", metavar="IMAGE", help="the images are noisy: these are clean")
     parser.add_argument("--slice", type=int, help="slice of volumes (the middle)")
     parser.add_argument("--steps", type=int, help="at most this many steps a fit (each method's own)")
-    parser.add_argument("--device", default="cpu", help="where to compute, cpu or cuda (cpu)")
+    parser.add_argument("--device", default="auto", help=DEVICE)
     parser.add_argument("--seed", type=int, default=0, help="of the noise and of every fit (0)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar, no table")
 
@@ -203,7 +204,7 @@ def run_compare(options: argparse.Namespace) -> int:
     from .compare.cases import load_cases
     from .compare.run import compare
     from .denoisers.registry import create_denoiser
-    from .fitting.devices import computing_device, device_name
+    from .fitting.devices import computing_device
 
     budget = {} if options.steps is None else {"steps": options.steps}
     methods = parse_methods(options.methods, seed=options.seed, **budget)
@@ -214,7 +215,7 @@ def run_compare(options: argparse.Namespace) -> int:
         raise ValueError(f"{absent[0]} does not exist.")
     chosen = {"noise": options.noise, "slice_index": options.slice, "seed": options.seed}
     cases = load_cases(options.images, references=options.reference, **chosen)
-    device = str(computing_device(device_name(options.device)))
+    device = str(computing_device(options.device))
     rows = compare(cases, methods, options.output, device=device, progress=not options.quiet)
     if not options.quiet:
         print((options.output / "table.md").read_text(encoding="utf-8"), end="")

@@ -27,7 +27,7 @@ from monai_dnaprior.fitting import losses
 PACKAGE = Path(monai_dnaprior.__file__).parent
 FLOORS = (
     {"__main__"}, {"report"}, {"cohort"}, {"transforms", "compare"}, {"denoisers"}, {"training"},
-    {"fitting", "noise", "files"}, {"checks"},
+    {"fitting", "noise", "files"}, {"checks", "progress"},
 )  # fmt: skip
 FOLDERS = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
 FLOOR = {name: number for number, floor in enumerate(FLOORS) for name in floor}

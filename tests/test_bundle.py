@@ -68,6 +68,34 @@ def test_run_on_nifti_equals_the_transform_bit_for_bit(nifti_path: Path, tmp_pat
     assert np.array_equal(np.asarray(saved.dataobj), expected)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [(["--preset", "quick"], "preset='quick' is unknown; choose one of default, fast, best, paper."),
+     (["--slice_dim", "7"], "slice_dim=7 is no spatial axis"), (["--device", "mps"], "device='mps' is not supported"),
+     ([], "holds no NIfTI file and no DICOM image series.")],
+    ids=["denoiser", "inferer", "device", "folder"],
+)  # fmt: skip
+def test_the_reason_of_a_failure_is_the_last_line(
+    tmp_path: Path, overrides: list[str], reason: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # restored afterwards
+    if overrides:
+        nibabel.save(nibabel.Nifti1Image(np.zeros((9, 9, 1)), np.eye(4)), tmp_path / "scan.nii")
+    with pytest.raises((RuntimeError, ValueError)) as caught:
+        run_here(tmp_path, tmp_path / "out", *overrides)
+    sys.excepthook(caught.type, caught.value, caught.tb)
+    written = capsys.readouterr().err
+    assert "Traceback" in written
+    last = written.splitlines()[-1]
+    assert last.startswith("monai-dnaprior: ")
+    assert reason in last
+
+
+def test_a_run_says_where_it_computes(nifti_path: Path, tmp_path: Path) -> None:
+    printed = run_here(nifti_path.parent, tmp_path / "out")
+    assert printed.index("computing on cpu") < printed.index("case.nii.gz: 3 slices denoised")
+
+
 def test_run_on_dicom_series_keeps_the_affine(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 1000, (3, 16, 20))
     for name in ("1.2.840.5", "1.2.840.6"):

@@ -8,16 +8,19 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.request import ProxyHandler, build_opener
 
 import nibabel
 import numpy as np
 import psutil
 import pytest
+import torch
 from conftest import SHORT
 from run_command import tries
 
 from monai_dnaprior.__main__ import main
+from monai_dnaprior.cohort import cluster
 from monai_dnaprior.cohort import one_scan as job
 from monai_dnaprior.cohort.all_scans import denoise_all, exit_code_of
 from monai_dnaprior.cohort.cluster import HINT, cluster_runner, denoise_share, run_after_shares, run_or_begin
@@ -127,7 +130,7 @@ def test_the_command_goes_on_where_a_cohort_stopped(tmp_path: Path, capfd: pytes
     assert main(command) == 0
     captured = capfd.readouterr()
     assert captured.out.count("slices denoised") == 2
-    assert "2/2" in captured.err
+    assert "1 workers on cpu: 2 of 2 scans\n" in captured.err
     assert output.stat().st_mtime_ns == before
 
 
@@ -153,6 +156,24 @@ def test_a_scan_whose_workers_die_is_a_row(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(ValueError, match="preset"):  # what is wrong for every scan ends the cohort
         result_of(Died(ValueError("preset='foo'")), tasks[0])
     assert replace(tasks[0], output=tmp_path / "x.nii", settings={"method": "median"}).run().exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "number", "device"),
+    [
+        ("auto", 3, "cuda:1"),
+        ("cuda", 2, "cuda:0"),
+        ("cuda:0", 3, "cuda:0"),
+        ("cpu", 3, "cpu"),
+        ("auto", "tcp://a", "auto"),
+    ],
+)
+def test_workers_take_the_gpus_in_turn(
+    monkeypatch: pytest.MonkeyPatch, asked: str, number: int | str, device: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr("distributed.get_worker", lambda: SimpleNamespace(name=number))
+    assert cluster.device_of_worker(asked) == device
 
 
 def test_a_cohort_without_workers_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

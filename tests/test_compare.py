@@ -17,7 +17,7 @@ from monai_dnaprior.__main__ import main
 from monai_dnaprior.compare import run as room
 from monai_dnaprior.compare.cases import Case, load_cases, to_unit
 from monai_dnaprior.compare.run import compare
-from monai_dnaprior.compare.table import read_rows
+from monai_dnaprior.compare.table import read_rows, row_key
 from monai_dnaprior.noise.metrics import correlation, psnr
 
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {"tv": ("tv", {}), "median": ("median", {})}
@@ -160,6 +160,11 @@ def test_no_row_outlives_its_picture(case: Case, tmp_path: Path, monkeypatch: py
     )
 
 
+def test_rows_of_another_kind_of_device_are_not_taken_over(case: Case) -> None:
+    keys = [row_key(case, "tv", {}, device) for device in ("cpu", "cuda:0", "cuda:1")]
+    assert keys[0] != keys[1] == keys[2]
+
+
 def test_images_of_one_name_are_kept_apart(picture: Path, tmp_path: Path) -> None:
     other = tmp_path / "elsewhere" / picture.name
     other.parent.mkdir()
@@ -257,7 +262,7 @@ def test_methods_that_fail_show_in_the_exit_code(
         (["{picture}", "--methods", "tv", "--noise", "salt:3"], "noise='salt:3' must be one of gaussian"),
         (["{picture}", "--methods", "tv", "--reference", "{picture}", "{picture}"], "reference has 2 images"),
         (["{nifti}", "--methods", "tv", "--slice", "9"], "slice=9 is not in"),
-        (["{picture}", "--methods", "tv", "--device", "gpu"], "device='gpu' is no torch device"),
+        (["{picture}", "--methods", "tv", "--device", "gpu"], "device='gpu' is not supported"),
         (["{picture}", "--methods", "tv", "--device", "cuda:99"], "device='cuda:99' is not available"),
     ],
 )

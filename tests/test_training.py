@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -384,6 +385,24 @@ def test_bundle_is_complete_and_its_metadata_describe_the_network() -> None:
     described = metadata["network_data_format"]
     assert described["inputs"]["image"]["num_channels"] == load_weights().network.channels
     assert described["outputs"]["pred"]["num_channels"] == load_weights().network.channels
+
+
+def test_a_training_on_a_gpu_goes_on_without_one(tmp_path: Path, clean_slice: Tensor) -> None:
+    """A checkpoint says of every tensor on which device it was."""
+
+    def train(epochs: int) -> None:
+        handlers = [Checkpoints(tmp_path, network=DenoisingUNet(features=(4, 8)))]
+        trainer(tmp_path, [clean_slice[0]], epochs=epochs, handlers=handlers).run()
+
+    train(1)
+    path = Path(latest_checkpoint(tmp_path) or "")
+    with zipfile.ZipFile(path) as file:
+        parts = {part: file.read(part) for part in file.infolist()}
+    with zipfile.ZipFile(path, "w") as file:
+        for part, content in parts.items():
+            file.writestr(part, content.replace(b"X\x03\0\0\0cpu", b"X\x06\0\0\0cuda:0"))
+    train(2)
+    assert latest_checkpoint(tmp_path) == str(tmp_path / "checkpoint_epoch=2.pt")
 
 
 def test_checkpoints_name_what_they_keep(tmp_path: Path, clean_slice: Tensor) -> None:

@@ -369,6 +369,24 @@ def test_cuda_inside_a_thread_of_a_data_loader_is_not_refused() -> None:
     assert ["worker" in text for (text,) in loader] == [False]
 
 
+def test_a_gpu_is_taken_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, first, second = (torch.device(name) for name in ("cpu", "cuda:0", "cuda:1"))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert (computing_device(), computing_device("cpu")) == (cpu, cpu)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert (computing_device(near=cpu), computing_device(near=second), computing_device("cpu")) == (first, second, cpu)
+    for rank, device in (("1", second), ("2", first)):
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        assert computing_device("auto") == device
+    monkeypatch.setattr(torch.utils.data, "get_worker_info", lambda: object())
+    monkeypatch.setattr(multiprocessing, "parent_process", lambda: object())
+    assert computing_device("auto") == cpu
+
+
+def test_records_name_the_device() -> None:
+    assert {record["device"] for record in denoising_records(Denoise("tv")(MetaTensor(noisy_volume())))} == {"cpu"}
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
 def test_a_missing_gpu_is_said_in_one_line() -> None:
     with pytest.raises(RuntimeError, match="device='cuda:0' is not available on this machine; use device='cpu'"):
@@ -385,7 +403,9 @@ def test_a_missing_gpu_is_said_in_one_line() -> None:
         ({"batch_size": 0}, "batch_size=0 must be a whole number, at least 1"),
         ({"rician": "false"}, "rician='false' must be True or False"),
         ({"residual": 1}, "residual=1 must be True or False"),
-        ({"device": "gpu"}, "device='gpu' is no torch device; choose for instance 'cpu' or 'cuda'"),
+        ({"device": "gpu"}, "device='gpu' is not supported; choose 'auto' .*, 'cpu' or 'cuda'"),
+        ({"device": "mps"}, "device='mps' is not supported; choose 'auto'"),
+        ({"device": None}, "device='None' is not supported; choose 'auto'"),
         ({"seed": -1}, "seed=-1 must be a whole number, at least 0"),
     ],
 )

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import itertools
 import logging
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from tqdm.auto import tqdm
+import torch
 
 from ..checks import check_whole
 from ..files.preflight import preflight
 from ..files.scan import ScanError
+from ..fitting.devices import AUTO, computing_device, device_name
+from ..progress import Progress
 from .all_scans import Runner
 from .task import ScanRow, ScanTask
 
@@ -56,8 +59,9 @@ def run_on_cluster(
     from distributed import Client, LocalCluster
 
     with ExitStack() as stack:
-        on_gpu = bool(tasks) and str(tasks[0].settings.get("device", "cpu")).startswith("cuda")
-        resources = {"GPU": 1} if on_gpu else {}
+        asked = device_name(tasks[0].settings.get("device", AUTO)) if tasks else AUTO
+        device = asked if scheduler else str(computing_device(asked).type)
+        resources = {"GPU": 1} if device.startswith("cuda") else {}
         if scheduler is None:
             local = LocalCluster(  # type: ignore[no-untyped-call]
                 n_workers=workers,
@@ -68,12 +72,13 @@ def run_on_cluster(
             )
             scheduler = stack.enter_context(local).scheduler_address
         client = stack.enter_context(Client(scheduler))  # type: ignore[no-untyped-call]
-        bar = stack.enter_context(tqdm(total=len(tasks), unit="scan", disable=not progress))
         if progress:
-            bar.write(f"dashboard: {client.dashboard_link}")
+            print(f"dashboard: {client.dashboard_link}", file=sys.stderr)
+        name = f"{len(client.scheduler_info()['workers'])} workers on {device}"
+        bar = stack.enter_context(Progress(len(tasks), unit="scan", name=name, shown=progress))
         for row in Dispatcher(client, resources, tasks).rows():
             yield row
-            bar.update()
+            bar.advance()
 
 
 class Dispatcher:
@@ -141,8 +146,23 @@ def run_after_shares(task: ScanTask, shares: Sequence[None]) -> ScanRow:
 
 
 def resume(task: ScanTask) -> ScanTask:
-    """The task on a worker, where an earlier one may have died over the same scan."""
-    return replace(task, settings={**task.settings, "resume": True})
+    """The task on a worker, with a GPU of its own, where an earlier worker may have died over the same scan."""
+    device = device_of_worker(task.settings.get("device", AUTO))
+    return replace(task, settings={**task.settings, "device": device, "resume": True})
+
+
+def device_of_worker(asked: str) -> str:
+    """The device that a worker computes on: those that are started here are numbered, and take the GPUs in turn."""
+    from distributed import get_worker
+
+    device = computing_device(asked)
+    if device.type != "cuda" or asked not in (AUTO, "cuda"):
+        return asked
+    try:
+        number = get_worker().name
+    except ValueError:  # not on a worker
+        number = None
+    return f"cuda:{number % torch.cuda.device_count()}" if isinstance(number, int) else asked
 
 
 def result_of(future: Any, task: ScanTask) -> ScanRow | list[range]:

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from .. import __version__
 from ..denoisers.outcome import Outcome, count_warnings
@@ -26,6 +25,7 @@ from ..files.names import OUTPUT_SUFFIXES, Outputs, bids_fields, sidecar_of, ste
 from ..files.preflight import preflight
 from ..files.scan import NoScan, Scan, UnsupportedScan, same_bits
 from ..noise.metrics import correlation
+from ..progress import Progress
 from ..transforms.volumes import Part, Slicing, check_magnitudes, denoise_parts
 from .settings import Settings
 
@@ -126,10 +126,11 @@ class ScanJob:
 
     def _denoise(self, checkpoint: Checkpoint, progress: bool) -> DenoisedScan:
         result = DenoisedScan(self.scan.stored.copy())
-        with tqdm(total=self.count, unit="slice", desc=self.scan.name, disable=not progress) as bar:
+        name = f"{self.scan.name} on {self.settings.computing}"
+        with Progress(self.count, unit="slice", name=name, shown=progress) as bar:
             for slices in self._slices(checkpoint, range(self.count)):
                 result.add(slices)
-                bar.update(len(slices.indices))
+                bar.advance(len(slices.indices))
         return result
 
     def _slices(self, checkpoint: Checkpoint, share: range) -> Iterator[FinishedSlices]:
@@ -138,7 +139,7 @@ class ScanJob:
         for slices in checkpoint.read():
             done.update(slices.indices)
             yield slices
-        volume = torch.from_numpy(self.scan.values()).to(self.settings.device)
+        volume = torch.from_numpy(self.scan.values()).to(self.settings.computing)
         for part in denoise_parts(volume, self.settings.denoiser, self.slicing, done=done):
             slices = finish_slices(self.scan, part)
             checkpoint.keep(slices)

@@ -15,7 +15,7 @@ from ..denoisers.registry import create_denoiser
 from ..denoisers.result import Denoiser
 from ..files.disk import hash_of
 from ..files.scan import Caps
-from ..fitting.devices import computing_device, device_name
+from ..fitting.devices import computing_device
 from ..transforms.volumes import AUTO, Slicing, check_spread
 
 
@@ -25,7 +25,7 @@ class Settings:
 
     Args:
         method, options: see :func:`~monai_dnaprior.denoisers.registry.create_denoiser`.
-        device: where to compute.
+        device: where to compute, see :func:`~monai_dnaprior.fitting.devices.computing_device`.
         slice_dim, batch_size, rician: see :class:`~monai_dnaprior.transforms.volumes.Slicing`.
         mask: a scan of the same shape; where it is 0, voxels come out as they are.
         residual, spread: also write what was removed, and the spread over restarts.
@@ -35,7 +35,7 @@ class Settings:
 
     method: str = "dna-prior"
     options: Mapping[str, Any] = field(default_factory=dict)
-    device: str = "cpu"
+    device: str = "auto"
     slice_dim: int | str = AUTO
     batch_size: int = 8
     rician: bool = False
@@ -50,7 +50,12 @@ class Settings:
         if self.mask is not None and not self.mask.exists():
             raise ValueError(f"mask={str(self.mask)!r} does not exist.")
         self.slicing(colours=False)
-        computing_device(device_name(self.device))
+        computing_device(self.device)
+
+    @cached_property
+    def computing(self) -> torch.device:
+        """The device that computes."""
+        return computing_device(self.device)
 
     @cached_property
     def denoiser(self) -> Denoiser:
@@ -77,7 +82,7 @@ class Settings:
             "options": dict(self.options),
             "slice_dim": self.slice_dim,
             "rician": self.rician,
-            "device": torch.device(self.device).type,
+            "device": self.computing.type,
             "mask": None if self.mask is None else hash_of(self.mask),
             "weights": None if weights is None else hash_of(weights),
         }

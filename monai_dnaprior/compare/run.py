@@ -15,11 +15,11 @@ from urllib.parse import quote
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ..denoisers.registry import create_denoiser
 from ..noise.estimate import estimate_sigma, noise_correlation
 from ..noise.metrics import correlation, psnr, ssim
+from ..progress import follow
 from .cases import Case
 from .figures import Panel, busiest_window, draw_grid, draw_points
 from .table import Row, markdown, read_rows, row_key, write_rows
@@ -51,9 +51,10 @@ def compare(
     (folder / "denoised").mkdir(parents=True, exist_ok=True)
     done = {row.key: row for row in read_rows(folder / "table.csv") if not row.error}
     rows: list[Row] = []
-    for case, label in tqdm([(case, label) for case in cases for label in methods], disable=not progress, unit="fit"):
+    pairs = [(case, label) for case in cases for label in methods]
+    for case, label in follow(pairs, unit="fit", name=f"on {device}", shown=progress):
         name, options = methods[label]
-        key, stored = row_key(case, name, options), stored_output(folder, case, label)
+        key, stored = row_key(case, name, options, device), stored_output(folder, case, label)
         row = done.get(key) if stored.exists() else None
         if row is None:
             done = {old: other for old, other in done.items() if (other.image, other.method) != (case.name, label)}

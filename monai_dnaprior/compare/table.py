@@ -45,9 +45,9 @@ class Row:
     key: str = ""
 
 
-def row_key(case: Case, name: str, options: Mapping[str, Any]) -> str:
-    """What a row was made from: the noisy and the clean pixels, the method and its options."""
-    digest = hashlib.sha256(f"{name} {sorted(options.items())}".encode())
+def row_key(case: Case, name: str, options: Mapping[str, Any], device: str) -> str:
+    """What a row was made from: the noisy and the clean pixels, the method, its options and the kind of device."""
+    digest = hashlib.sha256(f"{name} {sorted(options.items())} {device.partition(':')[0]}".encode())
     for image in (case.noisy, case.clean):
         digest.update(b"" if image is None else image.numpy().tobytes())
     return digest.hexdigest()[:16]

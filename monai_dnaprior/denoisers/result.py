@@ -30,6 +30,7 @@ class Record:
         residual: RMS of input minus what was fitted, over the pixels that differ from a neighbour (an empty background
             has no noise to compare with); with restarts, of the first, like ``steps``, ``seed`` and ``trace``.
         trace: (step, loss, RMS of input minus the averaged output) on the way.
+        device: that computed.
         warnings: where the method fell short, in words.
     """
 
@@ -43,6 +44,7 @@ class Record:
     tv_weight: float | None = None
     residual: float = 0.0
     trace: tuple[tuple[int, float, float], ...] = ()
+    device: str = ""
     warnings: tuple[str, ...] = ()
 
 

@@ -3,31 +3,57 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 
+AUTO = "auto"
+KINDS = ("cpu", "cuda")  # on which every operation is known to work
+
 
 def device_name(device: str | torch.device) -> str:
+    """The name of a device that may be asked for.
+
+    >>> device_name("mps")
+    Traceback (most recent call last):
+    ValueError: device='mps' is not supported; choose 'auto' (CUDA where there is a GPU, else the CPU), 'cpu' or 'cuda'.
+    """
     try:
-        return str(torch.device(device))
-    except RuntimeError as error:
-        raise ValueError(f"device={device!r} is no torch device; choose for instance 'cpu' or 'cuda'.") from error
+        known = device == AUTO or torch.device(device).type in KINDS
+    except (RuntimeError, TypeError):
+        known = False
+    if not known:
+        raise ValueError(
+            f"device={str(device)!r} is not supported; choose 'auto' (CUDA where there is a GPU, else the CPU), 'cpu' "
+            "or 'cuda'."
+        )
+    return str(device)
 
 
-def computing_device(device: str | torch.device) -> torch.device:
-    """The device, if it can be used from here."""
-    device = torch.device(device)
+def computing_device(device: str | torch.device = AUTO, *, near: torch.device | None = None) -> torch.device:
+    """The device that a name stands for, if it can be used from here.
+
+    ``"auto"`` is where the image lies (``near``) if that is a GPU; else a GPU, of several that of ``LOCAL_RANK``; and
+    the CPU where there is none, and inside the worker process of a DataLoader.
+    """
+    name = device_name(device)
     in_worker = torch.utils.data.get_worker_info() is not None and multiprocessing.parent_process() is not None
-    if device.type == "cuda" and in_worker:
+    if name == AUTO:
+        if near is not None and near.type == "cuda":
+            return near
+        count = 0 if in_worker else torch.cuda.device_count()
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % count) if count else torch.device("cpu")
+    chosen = torch.device(name)
+    if chosen.type == "cuda" and in_worker:
         raise RuntimeError(
             "device='cuda' cannot be used inside a DataLoader's worker process; set num_workers=0, or use monai.data."
             "ThreadDataLoader with use_thread_workers=True."
         )
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise RuntimeError(f"device={str(device)!r} is not available on this machine; use device='cpu'.")
-    return device
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise RuntimeError(f"device={name!r} is not available on this machine; use device='cpu'.")
+    return chosen
 
 
 PRECISIONS = ("float32", "bfloat16")

@@ -13,13 +13,13 @@ from monai.utils import CommonKeys
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 from torch.utils.data import Dataset, DistributedSampler
-from tqdm.auto import tqdm
 
 from ..checks import check_whole
 from ..files.names import PICTURE_SUFFIXES
 from ..files.reader import all_scans, read_picture, read_volume
 from ..noise.intensity import intensity_range
 from ..noise.models import NOISES, add_noise
+from ..progress import follow
 
 SEED_OF_NUMBER = 1_000_003  # a prime: the seeds of two trainings' crops do not follow each other
 
@@ -42,7 +42,7 @@ def load_images(folder: PathLike, *, progress: bool = False) -> list[Tensor]:
         if name.lower().endswith(PICTURE_SUFFIXES)
     )
     images = []
-    for path in tqdm([*pictures, *all_scans(folder)], unit="image", disable=not progress):
+    for path in follow([*pictures, *all_scans(folder)], unit="image", name="read", shown=progress):
         if path in pictures:
             volume = torch.tensor(read_picture(path).mean(0, dtype=np.float64))[..., None]
         else:

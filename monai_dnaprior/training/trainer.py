@@ -217,11 +217,11 @@ class Checkpoints:
     def __init__(self, folder: PathLike, **state: Any) -> None:
         self.folder, self.state = folder, state
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: Any) -> None:
         state = {**self.state, "trainer": engine}
         newest = latest_checkpoint(self.folder)
         if newest is not None:
-            CheckpointLoader(newest, state, map_location={}).attach(engine)
+            CheckpointLoader(newest, state, map_location=engine.state.device).attach(engine)
         CheckpointSaver(str(self.folder), state, save_interval=1, n_saved=2).attach(engine)
 
 

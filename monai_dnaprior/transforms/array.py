@@ -41,7 +41,8 @@ class Denoise(Transform):
         channel_wise: denoise every channel by itself (modalities, time points), or all together (RGB).
         batch_size: slices fitted side by side, on a CPU one a thread; the result does not depend on it.
         rician: the image holds magnitudes (MR): also take away what Rician noise adds to their mean.
-        device: where to compute, for instance ``"cuda"``; None for the device of the image.
+        device: where to compute: ``"auto"`` (where the image lies if that is a GPU, else a GPU if there is one, else
+            the CPU), ``"cpu"`` or ``"cuda"``.
         progress: show a progress bar.
         residual: also return what was removed.
         spread: also return the standard deviation over the restarts of each slice's fit, in the image's units: how much
@@ -76,7 +77,7 @@ class Denoise(Transform):
         channel_wise: bool = False,
         batch_size: int = 8,
         rician: bool = False,
-        device: str | torch.device | None = None,
+        device: str | torch.device = "auto",
         progress: bool = False,
         residual: bool = False,
         spread: bool = False,
@@ -88,12 +89,12 @@ class Denoise(Transform):
         self.slicing = Slicing(
             slice_dim=slice_dim, channel_wise=channel_wise, batch_size=batch_size, rician=rician, progress=progress
         )
-        self.device = None if device is None else device_name(device)
+        self.device = device_name(device)
         self.residual, self.spread = residual, spread
 
     def __call__(self, img: NdarrayOrTensor) -> Any:
         image = convert_to_tensor(img, track_meta=False)
-        device = computing_device(self.device or image.device)
+        device = computing_device(self.device, near=image.device)
         denoiser = create_denoiser(self.method, **self.options)
         check_volume(image)
         slicing, doubts = slicing_of(img, self.slicing)
@@ -151,7 +152,7 @@ def log_result(name: str, result: Result, slicing: Slicing, doubts: Sequence[str
         min(steps),
         max(steps),
         sum(record.seconds for record in records),
-        result.image.device,
+        ", ".join(sorted({record.device for record in records})),
         "".join(f"; warning: {text}" for text in warnings),
     )
 

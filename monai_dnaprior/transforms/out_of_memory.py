@@ -44,7 +44,7 @@ def within_memory(denoiser: Denoiser, noisy: Tensor, indices: range) -> Result:
     if noisy.device.type == "cpu":
         tried = ", in tiles too" if max(noisy.shape[-2:]) // 2 >= SMALLEST_TILE else ""
         raise MemoryError(f"out of memory with a slice of {noisy.shape[-2]}×{noisy.shape[-1]} pixels{tried}.")
-    result = move_result(denoiser(noisy.cpu(), slice_indices=indices), noisy.device)
+    result = move_result(attribute(denoiser(noisy.cpu(), slice_indices=indices)), noisy.device)
     return add_warning(result, f"out of memory on {noisy.device}: denoised on the CPU")
 
 
@@ -88,6 +88,12 @@ def join_results(first: Result, last: Result) -> Result:
     spreads = [spread for spread in (first.spread, last.spread) if spread is not None]
     records = [*first.records, *last.records]
     return Result(torch.cat((first.image, last.image)), records, torch.cat(spreads) if spreads else None)
+
+
+def attribute(result: Result) -> Result:
+    """The result, each of whose records names the device that computed, if it does not yet."""
+    device = str(result.image.device)
+    return replace(result, records=[replace(record, device=record.device or device) for record in result.records])
 
 
 def move_result(result: Result, device: torch.device) -> Result:

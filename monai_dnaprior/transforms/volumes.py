@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ..checks import check_flag, check_whole, is_whole
 from ..denoisers.outcome import UNTREATED
 from ..denoisers.result import Denoiser, Record, Result
 from ..noise.intensity import intensity_range
 from ..noise.rician import without_rician_bias
-from .out_of_memory import within_memory
+from ..progress import Progress
+from .out_of_memory import attribute, within_memory
 
 SPATIAL_AXES = 3
 AUTO = "auto"
@@ -130,14 +130,14 @@ def denoise_volume(volume: Tensor, denoiser: Denoiser, slicing: Slicing | None =
     check_volume(volume)
     image, spread = torch.empty(volume.shape, dtype=torch.float32, device=volume.device), None
     records: list[Record] = []
-    with tqdm(total=slicing.count(volume.shape), unit="slice", disable=not slicing.progress) as bar:
+    with Progress(slicing.count(volume.shape), unit="slice", name=f"on {volume.device}", shown=slicing.progress) as bar:
         for part in denoise_parts(volume, denoiser, slicing):
             image[part.place] = (volume[part.place].double() - part.residual).float()
             if part.spread is not None:
                 spread = torch.zeros_like(image) if spread is None else spread
                 spread[part.place] = part.spread
             records += part.records
-            bar.update(len(part.indices))
+            bar.advance(len(part.indices))
     return Result(image, records, spread)
 
 
@@ -177,7 +177,7 @@ def denoise_parts(volume: Tensor, denoiser: Denoiser, slicing: Slicing, *, done:
             noisy = ((slicing.cut(volume[place]).double() - offset) / span).float()
             visible = noisy.isfinite()
             noisy = torch.where(visible, noisy, 0)
-            result = within_memory(denoiser, noisy, indices)
+            result = attribute(within_memory(denoiser, noisy, indices))
             result = remove_rician_bias(noisy, result, offset / span) if slicing.rician else result
             residual = torch.where(visible, span * (noisy.double() - result.image.double()), 0)
             spread = None if result.spread is None else torch.where(visible, span * result.spread, 0)
