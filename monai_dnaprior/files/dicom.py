@@ -51,7 +51,7 @@ class DicomScan(Scan):
 
     def write(self, path: Path, stored: np.ndarray, **provenance: Any) -> None:
         """Write one derived file for each into a new folder, or the one that there is into a file."""
-        single = path.suffix == ".dcm"
+        single = path.suffix.lower() == ".dcm"
         if not single:
             path.mkdir()
         for number, header in enumerate(self.headers):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+UNKNOWN = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -16,7 +20,7 @@ def write_whole(path: Path, content: bytes) -> None:
         with temporary.open("wb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            flush(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -28,14 +32,26 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def synchronise(path: Path) -> None:
-    """Have a file or a folder on the disk, where the system can tell."""
-    if os.name == "nt" and path.is_dir():
+    """Have a file on the disk; or a folder, where the system can do that for folders."""
+    if path.is_dir():
+        with suppress(OSError):
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
         return
-    handle = os.open(path, os.O_RDONLY)
+    with path.open("r+b") as file:  # Windows flushes only what may be written
+        flush(file.fileno())
+
+
+def flush(handle: int) -> None:
+    """Have an open file on the disk, unless its file system knows no such thing."""
     try:
         os.fsync(handle)
-    finally:
-        os.close(handle)
+    except OSError as error:
+        if error.errno not in UNKNOWN:
+            raise
 
 
 def hash_of(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import zlib
 from collections.abc import Sequence
@@ -65,7 +66,9 @@ class ItkScan(Scan):
         image.CopyInformation(self.image)
         for key in self.image.GetMetaDataKeys():
             image.SetMetaData(key, self.image.GetMetaData(key))
-        SimpleITK.WriteImage(image, str(path), useCompression=path.suffix == ".nrrd")
+        written = path.with_suffix(path.suffix.lower())  # by which ITK knows what to write
+        SimpleITK.WriteImage(image, str(written), useCompression=written.suffix == ".nrrd")
+        os.replace(written, path)
 
 
 def read_itk(path: Path, caps: Caps | None = None) -> ItkScan:

@@ -223,7 +223,10 @@ def check_extensions(path: Path, block: bytes, endianness: str) -> None:
 
 def write_file(path: Path, head: bytes, array: np.ndarray) -> None:
     """Header and voxels, compressed if the name says so; the same bytes for the same content."""
-    with path.open("wb") as file, compress_into(file) if path.name.endswith(".gz") else nullcontext(file) as content:
+    with (
+        path.open("wb") as file,
+        compress_into(file) if path.name.lower().endswith(".gz") else nullcontext(file) as content,
+    ):
         content.write(head)
         for plane in np.moveaxis(array, -1, 0):  # the last axis is the slowest in the file
             content.write(plane.tobytes(order="F"))
