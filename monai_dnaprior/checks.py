@@ -54,7 +54,7 @@ def check_not_negative(**values: Any) -> None:
 
 
 def check_part(**values: Any) -> None:
-    """Refuse what is no part of a whole, naming it.
+    """Refuse what does not lie between 0 and 1, naming it.
 
     >>> check_part(hidden=1)
     Traceback (most recent call last):

@@ -55,26 +55,26 @@ class DNAPrior(SkipNetOptions, PerImageFit):
     .. math:: \theta^* = \arg\min_\theta\; \alpha L_{IS}(f_\theta(z), y) + \beta L_{TV}(f_\theta(z)), \qquad
               \hat x = f_{\theta^*}(z)
 
-    with the losses of :mod:`monai_dnaprior.fitting.losses`. Where noise is correlated its spectrum is measured, and the
-    fidelity, the residual that ends the fit and the non-local filter are whitened by it.
+    with the losses of :mod:`monai_dnaprior.fitting.losses`. Where noise is correlated, its spectrum is measured and
+    taken into account: by the fidelity, by the rule that ends the fit, and by the non-local filter.
 
     Args:
         tv_weight: of the total variation, :math:`\beta`; None takes
-            :math:`0.3\,\hat\sigma\,(1 - \hat\sigma^2 / \overline{y^2})`. A fixed small one is inert, the weight that
-            balances noise grows with it (as in the model of Rudin, Osher, Fatemi), and the bracket, the part of the
-            energy that is not noise, makes up for :math:`L_{IS}` being relative to y and :math:`L_{TV}` to the much
-            weaker :math:`\hat x` where an image is dark.
+            :math:`0.3\,\hat\sigma\,(1 - \hat\sigma^2 / \overline{y^2})`. It grows with the noise, as in the model of
+            Rudin, Osher, Fatemi: a small fixed one does nothing. The bracket is the part of the image's energy that is
+            not noise; without it :math:`L_{TV}`, relative to :math:`\hat x`, would outweigh :math:`L_{IS}`, relative
+            to y, in dark images.
         fidelity_weight: of the spectral fidelity, :math:`\alpha`.
-        shrink: the network is fitted to the image averaged over blocks of shrink × shrink pixels, whose noise is that
-            much weaker, in as many times fewer operations; an image that would have a side under 64 pixels, as it is,
-            with the fewer least steps the smaller it is. Several, as (1, 2), take turns over the restarts.
+        shrink: side of the blocks of pixels that are averaged before the fit, which makes it faster and the noise
+            weaker. An image whose side would fall under 64 pixels is fitted as it is, with the fewer least steps the
+            smaller it is. Several, as (1, 2), take turns over the restarts.
         refinements: rounds of a non-local filter, :func:`~monai_dnaprior.denoisers.nonlocal_bayes.refine`, which the
             fitted image guides, at its size and full size.
         others: see :class:`~monai_dnaprior.denoisers.skip_prior.SkipNetOptions` and
             :class:`~monai_dnaprior.denoisers.per_image.PerImageFit`.
 
-    Shapes: noisy (B, C, H, W), float, about [0, 1]; any size, because the network makes a larger image of which only
-    the part that was measured is compared.
+    Shapes: noisy (B, C, H, W), float, about [0, 1], of any size: the network makes a larger image, of which only the
+    part that was measured is compared.
 
     Source: Cheng et al., "DNA-Prior: Unsupervised Denoise Anything via Dual-Domain Prior", 2025, equations 3 to 7.
 

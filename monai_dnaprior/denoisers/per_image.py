@@ -63,22 +63,21 @@ class PerImageFit:
         steps: at most this many optimisation steps.
         learning_rate: of Adam, or of the optimiser that the method names.
         averaging: the output is the running average of the network's outputs with this memory; 0 takes the last.
-        stopping: ``"discrepancy"`` ends the fit when the residual has fallen to ``discrepancy`` times the estimated
-            noise level, and scales what was removed down to the noise level where it is more; ``"variance"`` ends it
-            when the outputs' moving variance rises, ``"steps"`` at the last step only. Or what makes a
-            :class:`~monai_dnaprior.fitting.stopping.StoppingRule` for a fit, called without arguments.
+        stopping: when a fit ends: ``"discrepancy"`` when the residual has fallen to the noise level, to which what was
+            removed is scaled down where it is more; ``"variance"`` when the outputs' moving variance rises; ``"steps"``
+            at the last step only. Or a function without arguments that makes a rule for a fit.
         discrepancy: the residual over the noise level at which a fit ends; at 1 it is still a little too smooth.
-        least_steps: the noise level ends no fit before so many steps a channel, fewer by the factor
-            :math:`0.1 / \hat\sigma` where noise is stronger than 0.1, which a network takes up sooner. Smooth images
-            fall to the noise level before they are sharp, and those in colour, whose channels show the same, more so.
+        least_steps: the noise level ends no fit before so many steps a channel, because smooth and colour images fall
+            to it before they are sharp. Where noise is stronger than 0.1 they are fewer, by the factor
+            :math:`0.1 / \hat\sigma`: strong noise is fitted sooner.
         clean_sigma: images with less estimated noise than this are given back as they came.
-        stabilise: treat an image whose noise depends on brightness (Poisson, multiplicative) on the grey scale where it
-            does not, see :class:`~monai_dnaprior.noise.stabilisation.Stabiliser`.
+        stabilise: where noise depends on brightness (Poisson, multiplicative), fit on a grey scale on which it does
+            not, see :class:`~monai_dnaprior.noise.stabilisation.Stabiliser`.
         restarts: fits of each image, from inputs of their own; their mean is the result, and from two on their standard
             deviation is its spread.
         tile: images with a longer side are fitted in overlapping tiles of this side, each a fit of its own, so that the
             memory needed does not grow with the image.
-        seed: the network's initial weights depend on it alone; the rest of a fit's randomness on a hash of it, the
+        seed: the network's initial weights depend on it alone, the other random numbers of a fit on a hash of it, the
             image, the slice index and the restart. The global random state is neither read nor changed.
     """
 

@@ -16,16 +16,15 @@ class Record:
     Attributes:
         sigma: estimated standard deviation of its noise, in the units of the denoiser's input.
         steps: optimisation steps taken; 0 for a slice that was given back as it came.
-        stop_reason: ``discrepancy`` (the residual fell to the noise level), ``variance`` (the output began to fit
-            noise), ``steps`` (the limit), ``clean`` (too little noise to treat), ``constant`` (nothing to fit) or
-            ``non-finite`` (the fit failed twice), which three give back the input; ``filter`` or ``network``: one pass,
-            without a fit.
+        stop_reason: of a fit ``discrepancy`` (the residual fell to the noise level), ``variance`` (the output began to
+            fit noise) or ``steps`` (the limit); ``filter`` or ``network`` for one pass of these; and where the input is
+            given back ``clean`` (too little noise), ``constant`` (nothing to fit) or ``non-finite`` (failed twice).
         seconds: wall time.
         seed: of the fit's fixed input and input noise: a hash of the user's seed, the voxels and the slice index.
-        noise_variance: a, b and c of the noise's variance a + b u + c u² at brightness u, where the fit was made on the
-            grey scale on which such noise is even; ``sigma`` and ``residual`` are on that scale then.
-        rician_sigma: standard deviation of each part of a complex signal, where it is magnitudes that were denoised and
-            what Rician noise adds to their mean was taken away.
+        noise_variance: a, b and c of the noise's variance a + b u + c u² at brightness u, where the fit was made on a
+            grey scale on which such noise is even; ``sigma`` and ``residual`` are then on that scale.
+        rician_sigma: standard deviation of the noise in both parts of the complex signal, where what Rician noise adds
+            to the mean of magnitudes was taken away.
         tv_weight: the weight of the total variation that was used, if any.
         residual: RMS of input minus what was fitted, over the pixels that differ from a neighbour (an empty background
             has no noise to compare with); with restarts, of the first, like ``steps``, ``seed`` and ``trace``.

@@ -29,12 +29,12 @@ class SkipNetOptions:
 
     Args:
         input_noise: standard deviation of the noise added to z at every step; None takes a tenth of the estimated
-            noise level: more lifts the quality at high noise, and slows down the fit of fine detail at low noise.
+            noise level. More of it helps against strong noise, and slows down the fit of fine detail.
         input_channels, width, scales, skip_channels, padding, sigmoid: see
             :class:`~monai_dnaprior.fitting.networks.SkipNet`. With a sigmoid the image is first scaled so that its own
             range, noise included, fits into [0, 1].
-        precision: of the convolutions, ``"float32"``, or ``"bfloat16"``, in which processors that compute in it take
-            down to half of the time, and others several times as long; weights, losses and the image stay float32.
+        precision: of the convolutions, ``"float32"`` or ``"bfloat16"``, which takes half of the time at best, and
+            several times as long on processors that do not compute in it; all else stays float32.
         steps, learning_rate, averaging, seed: see :class:`~monai_dnaprior.denoisers.per_image.PerImageFit`.
     """
 

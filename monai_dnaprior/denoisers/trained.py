@@ -36,8 +36,8 @@ BLOCK = 8  # side of the blocks by whose means the darkest place is found
 class Trained:
     r"""IDDP, or another network trained on many images: :math:`\hat x = F_\theta(y)`, one pass an image.
 
-    A network for one channel treats the channels of a colour image one by one, in an orthonormal basis (their mean,
-    then differences), in which the image is most of one channel and noise is white in all.
+    A network for one channel denoises the mean of a colour image's channels, then their differences: in this
+    orthonormal basis most of the image is in one channel, and noise is white in all.
 
     Args:
         weights: a file that :func:`~monai_dnaprior.training.weights.save_weights` wrote; None for those of IDDP that
@@ -50,9 +50,8 @@ class Trained:
         ensemble: average what the network makes of the image's eight orientations, in eight times the time.
         refinements: rounds of :func:`~monai_dnaprior.denoisers.nonlocal_bayes.refine`, a non-local filter that the
             network's output guides: two gain about as much as a fit, in less time.
-        limited: scale down what is removed where it is more than the noise around a pixel, and in all where it is far
-            more than the noise level of the image. For refinements, and where neighbouring pixels are alike, the
-            correlation and the map of the noise are measured, in a second.
+        limited: remove no more than the noise around each pixel, and in all not far more than the noise level of the
+            image. With refinements, and where neighbouring pixels are alike, the noise is measured first, in a second.
         clean_sigma: images with less estimated noise than this are given back as they came.
 
     Shapes: noisy (B, C, H, W), float, about [0, 1], of any size. Pixels that equal all their neighbours (an empty

@@ -71,9 +71,9 @@ def check_precision(precision: Any) -> None:
 
 
 def convolving(precision: str, device: torch.device) -> AbstractContextManager:
-    """A block whose convolutions round what they take and give to this precision; weights and sums stay as they are.
+    """Compute the convolutions inside a block in this precision; weights and sums stay as they are.
 
-    Rounded weights are not kept: inside another autocast PyTorch would keep them for all steps.
+    Weights are rounded anew each time: inside another autocast PyTorch would keep the rounded ones for all steps.
 
     >>> convolution, image = torch.nn.Conv2d(1, 1, 3), torch.zeros(1, 1, 4, 4)
     >>> with convolving("bfloat16", image.device):

@@ -112,7 +112,7 @@ class GeneratorObjective:
         z: the fixed inputs (B, input channels, height, width), as large as the network needs them.
         input_noise: standard deviation of :math:`\eta`, which is added to z at every step, (B,).
         tv_weight: weight of the total variation, (B,), or None for a loss that takes none.
-        draws: of each image, what gives the noise of a step for its z, of standard deviation 1.
+        draws: for each image a function that draws the noise of a step, of standard deviation 1.
         weight, scale: further arguments of a loss that takes them, (B, 1, H, W), or None.
         precision: of the network's convolutions.
     """

@@ -1,4 +1,8 @@
-"""Losses as pure functions of images (..., C, H, W), one value an image: DNA-Prior's two terms and its relatives'."""
+"""Losses as pure functions of images (..., C, H, W), one value an image: DNA-Prior's two terms and its relatives'.
+
+DNA-Prior's are from Cheng et al., "DNA-Prior: Unsupervised Denoise Anything via Dual-Domain Prior", 2025, with
+γ = 0.001, which it leaves open.
+"""
 
 from __future__ import annotations
 
@@ -19,20 +23,17 @@ def spectral_fidelity(
     Args:
         estimate: the reconstruction :math:`\hat x`, (..., C, H, W).
         noisy: the measurement :math:`y`, of the same shape.
-        weight: optional weights :math:`W` of the frequencies, broadcast to (..., C, H, W) in the order of
-            ``torch.fft.fft2``. Without it :math:`W = 1`, and by Plancherel's theorem the value and the gradient are
-            those of the relative squared error in the image, which is what is evaluated: no transform is needed.
-
-        scale: optional factors of the pixels, broadcast likewise, by which both images are multiplied first.
+        weight: weights :math:`W` of the frequencies, broadcast to (..., C, H, W) in the order of ``torch.fft.fft2``.
+            None for :math:`W = 1`: by Plancherel's theorem the relative squared error of the images, without transform.
+        scale: factors of the pixels, broadcast likewise, by which both images are multiplied first, or None.
 
     With :math:`W = 1 / \sqrt{\Psi}` for noise of spectrum :math:`\Psi`, and the scale that makes its deviation even,
     this is the fidelity of maximum likelihood for correlated, uneven Gaussian noise, made relative as in the paper.
 
     Returns:
-        one value an image, (...), for the orthonormal transform F and :math:`\gamma = 0.001`, which the paper leaves
-        open.
+        one value an image, (...), for the orthonormal transform F.
 
-    Source: Cheng et al., "DNA-Prior: Unsupervised Denoise Anything via Dual-Domain Prior", 2025, equation 3.
+    Source: equation 3 of the paper.
 
     >>> image = torch.tensor([[[3.0, 4.0]]])
     >>> round(float(spectral_fidelity(torch.zeros(1, 1, 2), image)), 3)
@@ -59,9 +60,9 @@ def total_variation(estimate: Tensor) -> Tensor:
         estimate: the reconstruction :math:`\hat x`, (..., C, H, W). Channels add up, each with its own differences.
 
     Returns:
-        one value an image, (...), for :math:`\gamma = 0.001`, which the paper leaves open.
+        one value an image, (...).
 
-    Source: Cheng et al., "DNA-Prior: Unsupervised Denoise Anything via Dual-Domain Prior", 2025, equations 4 and 5.
+    Source: equations 4 and 5 of the paper.
 
     >>> step = torch.tensor([[[1.0, 1.0, 0.0, 0.0]]])
     >>> round(float(total_variation(step)), 2)
@@ -82,7 +83,7 @@ def penalised_fidelity(
 ) -> Tensor:
     r"""DNA-Prior's objective, :math:`\alpha L_{IS} + \beta L_{TV}`: (B, C, H, W) and weights (B,) to (B,).
 
-    Source: equation 6 of the paper of :func:`spectral_fidelity`.
+    Source: equation 6 of the paper.
     """
     return fidelity_weight * spectral_fidelity(estimate, noisy, **whitening) + tv_weight * total_variation(estimate)
 

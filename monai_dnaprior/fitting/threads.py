@@ -45,7 +45,7 @@ def side_by_side(function: Callable[[Any], Outcome], items: Iterable[Any], *, de
 
 
 class Restored:
-    """A setting of the whole process, which blocks change that may overlap: the last one out restores it."""
+    """A setting of the whole process that blocks may change at once; the last of them to end restores it."""
 
     def __init__(self, read: Callable[[], Any], write: Callable[[Any], None]) -> None:
         self.read, self.write = read, write
@@ -92,9 +92,9 @@ def repeatable(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def single_threaded_pool() -> Iterator[ThreadPoolExecutor]:
-    """As many threads as PyTorch may use, each of which computes with one; they have ended for Linux too afterwards.
+    """As many threads as PyTorch may use, each of which computes with one.
 
-    Who ends a run does not wait for what is under way.
+    Afterwards they have ended for Linux too, unless it is the user who ends the run: then nothing is waited for.
     """
     threads: list[int] = []
 

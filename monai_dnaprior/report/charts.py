@@ -36,7 +36,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Axis:
-    """From values to places in the picture."""
+    """An axis of a chart, which maps values to places in the picture."""
 
     low: float
     high: float

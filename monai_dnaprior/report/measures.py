@@ -19,10 +19,10 @@ STEEP, FLAT = 0.9, 0.5  # quantiles of the slope of the denoised image, above an
 
 @dataclass(frozen=True)
 class Measures:
-    """What was removed from the slices that are shown, at the pixels around which something was.
+    """What can be measured of what was removed from the slices that are shown, where something was.
 
     Attributes:
-        mean, deviation: of it.
+        mean, deviation: of what was removed.
         autocorrelation: (LAGS + 1, 2), along columns and rows, for distances from 0.
         spectrum: frequency in cycles a pixel, and power; white noise of the same deviation has power 1.
         histogram: the middles of the bins, and the share of pixels in them before and after.

@@ -99,7 +99,7 @@ class View:
 
 @dataclass(frozen=True)
 class Scales:
-    """From values to grey: a window of intensities, and the largest removed and spread values.
+    """How values become grey: a window of intensities, and the largest values of what was removed and of the spread.
 
     Attributes:
         windows: the lowest and highest intensity for each channel.

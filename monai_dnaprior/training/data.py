@@ -97,8 +97,8 @@ def clean_middle(image: Tensor, side: int) -> Tensor:
 class NoisyCrops(Dataset):
     """Crops of random images at random places, turned and mirrored, with noise of random strength.
 
-    Item i is drawn from the seed and i alone, so that a training that was interrupted goes on with the same crops, in
-    any number of workers. Any i from 0 is allowed; the length is that of an epoch.
+    Item i is drawn from the seed and i alone: a training that was interrupted goes on with the same crops, with any
+    number of workers. Any i from 0 is allowed; the length is that of an epoch.
 
     Args:
         images: (C, H, W), about [0, 1]; smaller ones than a crop are mirrored at their ends.
@@ -184,9 +184,9 @@ def draw_number(size: int, generator: torch.Generator) -> int:
 
 
 class EpochSampler(DistributedSampler):
-    """Numbers that never come twice: of epoch e with n items those from (e - 1) n, dealt out over the processes.
+    """Numbers of items that never come twice: epoch e of n items has those from (e - 1) n on.
 
-    It is told the epoch by MONAI's trainer, also of one that goes on where it stopped.
+    They are dealt out over the processes. MONAI's trainer tells the epoch, also when it goes on where it stopped.
 
     >>> sampler = EpochSampler(range(4), num_replicas=2, rank=1)
     >>> sampler.set_epoch(3)

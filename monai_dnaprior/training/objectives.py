@@ -102,9 +102,9 @@ class IDDP(Objective):
 
     Departures: the source leaves the filter's size open and has no warm-up. Without one a network that starts near the
     identity stays there: the second term is of second order in the distance to it, the first only of weight
-    :math:`\alpha`. Here prior and re-noised image are also shifted round their edges by up to 15 pixels, and mirrored,
-    both alike at random: the grid of a network's strides leaves traces in the prior, which the network would see again
-    in place, learn to keep, and so make stronger with every step.
+    :math:`\alpha`. Here prior and re-noised image are also shifted round their edges by up to 15 pixels and mirrored,
+    alike, at random: otherwise the grid that a network's strides leave in the prior would stay in place, and the
+    network would learn to make it stronger with every step.
 
     >>> noisy = torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     >>> identity = lambda image: image
@@ -202,12 +202,12 @@ class Neighbor2Neighbor(Objective):
 
 @dataclass(frozen=True, kw_only=True)
 class Blind2Unblind(Objective):
-    r"""Blind spots whose loss of information the sight of the whole image makes good.
+    r"""Blind spots, with what they lose made good by a look at the whole image.
 
     .. math:: \|h - y\|_2^2 \eta + \|(h - y) + \beta (\text{sg} F(y) - y)\|_2^2
 
-    h gathers from 16 copies of y, each with one pixel of every 4×4 cell hidden behind its neighbours' weighted mean,
-    what the network makes of the hidden pixels. The trained network's result is :math:`(h + \beta F(y)) / (1 + \beta)`.
+    Each of 16 copies of y hides one pixel of every 4×4 cell behind the weighted mean of its neighbours; h gathers what
+    the network makes of the hidden pixels. The trained network's result is :math:`(h + \beta F(y)) / (1 + \beta)`.
 
     Args:
         blind_weight: :math:`\eta`.
@@ -237,7 +237,7 @@ class Blind2Unblind(Objective):
 
 @dataclass(frozen=True, kw_only=True)
 class CyclicVariateFunction(Objective):
-    r"""CVF-SID: split an image into a clean one and two noises, and the noise again when it is put together anew.
+    r"""CVF-SID: split an image into a clean one and two noises, and their sum, put together anew, likewise.
 
     With the heads :math:`c, n_w, n_b` of F(y), the sum of the squares of
 

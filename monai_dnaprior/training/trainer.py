@@ -83,11 +83,13 @@ def initial_network(
     *,
     weights: PathLike | None = None,
     heads: int = 1,
-    features: Sequence[int] = (32, 64, 128, 128),
-    residual_units: int = 0,
-    seed: int = 0,
+    **options: Any,
 ) -> DenoisingUNet:
-    """The network that a training starts from: a copy of the one that these weights hold, or one with random weights.
+    """The network that a training starts from: a copy of the one that these weights hold, or a new one.
+
+    Args:
+        weights: a file that :func:`~monai_dnaprior.training.weights.save_weights` wrote, or None.
+        heads, options: of a new :class:`~monai_dnaprior.training.unet.DenoisingUNet`.
 
     Raises:
         ValueError: the weights are of a network for another objective.
@@ -96,7 +98,7 @@ def initial_network(
     [4, 8]
     """
     if weights is None:
-        return DenoisingUNet(heads=heads, features=features, residual_units=residual_units, seed=seed)
+        return DenoisingUNet(heads=heads, **options)
     network = copy.deepcopy(load_weights(weights).network)
     if network.configuration["heads"] != heads:
         raise ValueError(f"weights={str(weights)!r} output {network.configuration['heads']} images, not {heads}.")

@@ -17,7 +17,7 @@ LEAKY = ("LeakyReLU", {"negative_slope": 0.1, "inplace": True})
 
 
 class DenoisingUNet(nn.Module):
-    r"""MONAI's U-Net, whose output is what an image loses, :math:`F(y) = y - U(y)`, for images of any size.
+    r"""MONAI's U-Net as a denoiser: it makes what is removed, :math:`F(y) = y - U(y)`, from images of any size.
 
     It has no normalisation: the amplitude of the noise is what a denoiser goes by.
 
@@ -26,7 +26,7 @@ class DenoisingUNet(nn.Module):
         heads: output images for one input, C channels each; the first is the input less what the network removes, the
         others begin at zero.
         features: channels of every scale; each but the last halves its input with a 3×3 convolution of stride 2.
-        residual_units: convolutions more at every scale, with a short cut past them.
+        residual_units: further convolutions at every scale, with a short cut past them.
         seed: the initial weights depend on this number alone; the global random state is neither read nor changed.
             None for no weights, until some are assigned.
 
