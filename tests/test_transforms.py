@@ -528,3 +528,16 @@ def test_chain_on_a_real_scan(shared_data: Path) -> None:
     output = DNAPriorDenoise(steps=STEPS)(image)
     assert torch.equal(output.affine, image.affine)
     assert len(denoising_records(output)) == 4
+
+
+@pytest.mark.parametrize("kind", ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8", "g"])
+@pytest.mark.parametrize("order", "<>")
+def test_arrays_of_every_real_type_and_byte_order_are_denoised(kind: str, order: str) -> None:
+    """Read-only too, as arrays are that lie in a file."""
+    plain = np.random.default_rng(0).integers(1, 100, (1, 12, 10, 2))
+    array = plain.astype(np.dtype(kind).newbyteorder(order))
+    array.flags.writeable = False
+    assert np.array_equal(Denoise("median")(array), Denoise("median")(plain))
+    denoised = Denoised("image", "median")({"image": array})["image"]
+    assert denoised.dtype == np.float32
+    assert np.array_equal(denoised, Denoise("median")(plain))

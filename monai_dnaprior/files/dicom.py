@@ -120,8 +120,8 @@ def read_dicom(paths: Sequence[Path], caps: Caps | None = None) -> DicomScan:
     tilt are warned of: slices are treated one by one.
 
     Raises:
-        CorruptScan: a file is damaged, or larger than the caps; two slices cannot be told apart.
-        UnsupportedScan: colours, several frames in a file, no pixels, a dose, a missing decoder.
+        CorruptScan: a file is damaged; two slices cannot be told apart.
+        UnsupportedScan: more than the caps, colours, several frames, no pixels, a dose, a missing decoder.
 
     >>> path = Path(pydicom.__file__).parent / "data" / "test_files" / "CT_small.dcm"
     >>> read_dicom([path]).stored.shape

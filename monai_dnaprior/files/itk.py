@@ -77,8 +77,8 @@ def read_itk(path: Path, caps: Caps | None = None) -> ItkScan:
     Pictures of two axes may be grey or in colour, opaque or not.
 
     Raises:
-        CorruptScan: the file is damaged, or larger than the caps.
-        UnsupportedScan: voxels that are vectors or complex, more than four axes, voxels in another file.
+        CorruptScan: the file is damaged.
+        UnsupportedScan: more than the caps or four axes, vectors or complex voxels, voxels in another file.
     """
     caps = caps or Caps()
     if not path.name.lower().endswith(SUFFIXES):

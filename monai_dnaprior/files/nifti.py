@@ -62,8 +62,8 @@ def read_nifti(path: Path, caps: Caps | None = None) -> NiftiScan:
     wrong checksum, bytes that are missing or left over, dimensions that the data cannot fill, no usable affine.
 
     Raises:
-        CorruptScan: the file is damaged, or larger than the caps.
-        UnsupportedScan: complex, RGB or boolean voxels, more than four axes, a pair of files.
+        CorruptScan: the file is damaged.
+        UnsupportedScan: more than the caps or four axes, complex, RGB or boolean voxels, a pair of files.
 
     >>> path = Path(nibabel.__file__).parent / "tests" / "data" / "example4d.nii.gz"
     >>> read_nifti(path).stored.shape

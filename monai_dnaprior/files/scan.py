@@ -14,6 +14,7 @@ from ..checks import check_positive
 
 LPS_TO_RAS = np.diag([-1.0, -1, 1, 1])
 LARGEST_INTEGER = 2**53  # up to which float64 holds every one
+SPARSE = 2**30  # decoded bytes below which a file may be as small as it likes
 Place = tuple[slice, ...]
 AnyScan = TypeVar("AnyScan", bound="Scan")
 
@@ -29,7 +30,7 @@ class ScanError(ValueError):
 
 
 class UnsupportedScan(ScanError):
-    """A sound file of a kind that is not treated."""
+    """A sound file of a kind that is not treated, or that asks for more than the caps allow."""
 
 
 class NoScan(ScanError):
@@ -39,7 +40,7 @@ class NoScan(ScanError):
 
 
 class CorruptScan(ScanError):
-    """A file that is damaged, or that asks for more than the caps allow."""
+    """A file that is damaged."""
 
     exit_code = 4
 
@@ -50,12 +51,12 @@ class Caps:
 
     Args:
         size: bytes of the decoded voxels.
-        ratio: decoded bytes for each byte of the file, of scans that decode to more than 64 MiB.
+        ratio: decoded bytes for each byte of the file, of scans that decode to 1 GiB or more.
         pixels: rows times columns.
 
-    >>> Caps(size=1000).admit("a.nii", decoded=2000, encoded=500, pixels=100)
+    >>> Caps(size=9).admit("a.nii", decoded=20, encoded=5, pixels=1)
     Traceback (most recent call last):
-    monai_dnaprior.files.scan.CorruptScan: a.nii: 2000 bytes of voxels are more than the cap of 1000; raise --max-bytes
+    monai_dnaprior.files.scan.UnsupportedScan: a.nii: 20 bytes of voxels are more than the cap of 9; raise --max-bytes
     """
 
     size: int = 4 * 2**30
@@ -72,10 +73,10 @@ class Caps:
             reason = f"{decoded} bytes of voxels are more than the cap of {self.size}; raise --max-bytes"
         elif pixels > self.pixels:
             reason = f"a slice of {pixels} pixels is more than the cap of {self.pixels}; raise --max-pixels"
-        elif decoded > 2**26 and ratio > self.ratio:
+        elif decoded >= SPARSE and ratio > self.ratio:
             reason = f"decodes to {ratio:.0f} times its size, cap {self.ratio:g}; raise --max-ratio"
         if reason:
-            raise CorruptScan(path, reason)
+            raise UnsupportedScan(path, reason)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

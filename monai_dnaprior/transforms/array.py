@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from monai.config.type_definitions import NdarrayOrTensor
 from monai.data import MetaTensor
@@ -28,6 +29,7 @@ from .volumes import AUTO, Slicing, check_spread, check_volume, denoise_volume
 
 logger = logging.getLogger(__name__)
 RECORDS_KEY = "denoising"
+LONG_DOUBLE = "g"  # which torch does not know
 GIVEN = ("method", "options")  # what a transform of one method gives itself
 
 
@@ -93,7 +95,7 @@ class Denoise(Transform):
         self.residual, self.spread = residual, spread
 
     def __call__(self, img: NdarrayOrTensor) -> Any:
-        image = convert_to_tensor(img, track_meta=False)
+        image = to_tensor(img)
         device = computing_device(self.device, near=image.device)
         denoiser = create_denoiser(self.method, **self.options)
         check_volume(image)
@@ -126,6 +128,14 @@ def denoising_records(image: MetaTensor) -> list[dict[str, Any]]:
 
 def records_text(records: list[Record]) -> str:
     return json.dumps([asdict(record) for record in records])
+
+
+def to_tensor(img: NdarrayOrTensor) -> torch.Tensor:
+    """The tensor of an array of any type and byte order, or that may only be read."""
+    if isinstance(img, np.ndarray):
+        kind = img.dtype.newbyteorder("=") if img.dtype.char != LONG_DOUBLE else np.dtype(float)
+        img = np.require(img, kind, "W")
+    return convert_to_tensor(img, track_meta=False)
 
 
 def convert_like(img: NdarrayOrTensor, values: torch.Tensor, records: list[Record]) -> Any:
