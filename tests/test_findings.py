@@ -55,10 +55,10 @@ def test_large_slices_lose_pixels_not_noise(tmp_path: Path) -> None:
 
 
 def test_pictures_keep_within_the_budget() -> None:
-    views = [View(index, "", "x" * (BUDGET // 4), "", "", "") for index in range(9)]
+    views = [View(index, "", {"before": "x" * (BUDGET // 4)}) for index in range(9)]
     assert [view.number for view in within_budget(views)] == [3, 4, 5, 6]
     assert space_evenly(300, 12)[0] == 12
-    assert len(within_budget([View(0, "", "x" * 2 * BUDGET, "", "", "")])) == 1
+    assert len(within_budget([View(0, "", {"before": "x" * 2 * BUDGET})])) == 1
 
 
 def measures_of(image: np.ndarray, removed: np.ndarray) -> Measures:

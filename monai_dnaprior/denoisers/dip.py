@@ -46,10 +46,8 @@ class DeepImagePrior(SkipNetOptions, PerImageFit):
         check_not_negative(tv_weight=self.tv_weight)
 
     def fit_tile(self, image: NoisyImage, network: nn.Module, seed: int) -> Procedure[FitResult]:
-        if self.tv_weight == 0:
-            return (yield from self.fit_network(self.request, image, network, seed, squared_error))
-        options = {"tv_weight": self.tv_weight}
-        return (yield from self.fit_network(self.request, image, network, seed, penalised_error, **options))
+        loss, options = (penalised_error, {"tv_weight": self.tv_weight}) if self.tv_weight else (squared_error, {})
+        return (yield from self.fit_network(self.request, image, network, seed, loss, **options))
 
 
 @dataclass(frozen=True, kw_only=True)

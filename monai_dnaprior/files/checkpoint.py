@@ -28,7 +28,7 @@ class FinishedSlices:
     Attributes:
         indices: their numbers.
         place: where they are in the volume.
-        arrays: for that place.
+        arrays: the stored numbers there, and the spread if there is one.
         records: one a slice.
         clipped: how many voxels the file's type cannot hold.
     """

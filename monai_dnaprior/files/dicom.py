@@ -50,7 +50,7 @@ class DicomScan(Scan):
     headers: tuple[Dataset, ...]
 
     def write(self, path: Path, stored: np.ndarray, **provenance: Any) -> None:
-        """Write one derived file for each into a new folder, or the one that there is into a file."""
+        """Write a derived file for each slice into a new folder, or that of a single slice as a file."""
         single = path.suffix.lower() == ".dcm"
         if not single:
             path.mkdir()

@@ -126,7 +126,7 @@ def sources_of_folder(files: Sequence[Path], top: Path) -> tuple[list[Source], l
 
 
 def kind_of(path: Path) -> str | None:
-    """What reads a file, by its name, or by how it begins."""
+    """The kind of scan that a file is, by its name or by how it begins; None if it is none."""
     name = path.name.lower()
     if name.endswith(nifti.SUFFIXES):
         return "NIfTI"

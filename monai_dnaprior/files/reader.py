@@ -40,7 +40,7 @@ class ScanReader(ImageReader):
 
     Raises:
         ValueError: a folder with no DICOM series or with several, a series without pixels, in colour, of several frames
-            a file, or that cannot be sorted. ``get_data`` raises it: what ``read`` raises LoadImage does not heed.
+            a file, or that cannot be sorted. ``get_data`` raises it, because LoadImage ignores what ``read`` raises.
 
     >>> import nibabel
     >>> from monai.transforms import LoadImage

@@ -105,7 +105,7 @@ def check(batch: Batch, step: int, losses: Tensor, estimate: Tensor) -> dict[int
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class GeneratorObjective:
-    r"""What the fit of a generator network minimises: a loss of the part of :math:`f_\theta(z + \eta)` that was seen.
+    r"""What the fit of a generator network minimises: a loss of :math:`f_\theta(z + \eta)`, where it was measured.
 
     Attributes:
         loss: ``loss(estimate, noisy) -> (B,)`` for images (B, C, H, W), or with ``tv_weight`` as a third argument.

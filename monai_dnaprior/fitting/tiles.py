@@ -47,7 +47,7 @@ def blend_tiles(tiles: Sequence[Tensor], places: Sequence[Place], size: Sequence
 
 
 def map_tiles(function: Callable[[Tensor], Tensor], image: Tensor, side: int) -> Tensor:
-    """What a function makes of an image (1, C, H, W), of one larger than a tile tile by tile.
+    """Apply a function to an image (1, C, H, W), tile by tile if it is larger than a tile.
 
     >>> import torch
     >>> image = torch.rand(1, 1, 5, 40, generator=torch.Generator().manual_seed(0))

@@ -83,18 +83,15 @@ class Shown:
 
 @dataclass(frozen=True)
 class View:
-    """The pictures of one slice."""
+    """One slice as pictures: ``before``, ``after``, ``removed``, and ``spread`` where there is one."""
 
     number: int
     label: str
-    before: str
-    after: str
-    removed: str
-    spread: str
+    pictures: dict[str, str]
 
     @property
     def size(self) -> int:
-        return len(self.before) + len(self.after) + len(self.removed) + len(self.spread)
+        return sum(map(len, self.pictures.values()))
 
 
 @dataclass(frozen=True)
@@ -124,14 +121,12 @@ class Scales:
         """The slice of a channel as pictures."""
         low, high = self.windows[channel]
         bounds = (high, low) if self.inverted else (low, high)
-        return View(
-            shown.number,
-            shown.label,
-            picture(shown.before, *bounds),
-            picture(shown.after, *bounds),
-            picture(shown.removed.mean(0, keepdims=True), -self.removed, self.removed, FEW_LEVELS),
-            "" if shown.spread is None else picture(shown.spread.mean(0, keepdims=True), 0, self.spread, FEW_LEVELS),
-        )
+        pictures = {"before": picture(shown.before, *bounds), "after": picture(shown.after, *bounds)}
+        removed = shown.removed.mean(0, keepdims=True)
+        pictures["removed"] = picture(removed, -self.removed, self.removed, FEW_LEVELS)
+        if shown.spread is not None:
+            pictures["spread"] = picture(shown.spread.mean(0, keepdims=True), 0, self.spread, FEW_LEVELS)
+        return View(shown.number, shown.label, pictures)
 
 
 def stride(plane: np.ndarray) -> int:
