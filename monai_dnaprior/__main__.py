@@ -64,7 +64,7 @@ def add_scan_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--slice-dim", type=axis_or_auto, default="auto", metavar="AXIS", help=axis)
     parser.add_argument("--batch-size", type=int, default=8, help="slices at once; changes no result (8)")
     parser.add_argument("--rician", action="store_true", help="magnitudes (MR): remove what Rician noise adds to them")
-    parser.add_argument("--mask", type=Path, help="scan of the same shape; where it is 0 nothing is changed")
+    parser.add_argument("--mask", type=Path, help="scan of the same shape; where it is 0 nothing is changed, but seen")
     parser.add_argument("--residual", action="store_true", help="also write what was removed")
     parser.add_argument("--spread", action="store_true", help="also write the spread over restarts")
     add_caps(parser)

@@ -139,6 +139,9 @@ def test_outside_a_mask_nothing_is_changed(source: Path, tmp_path: Path) -> None
     changed = values_of(tmp_path / "out.nii") != values_of(source)
     assert changed[inside > 0].mean() > 0.5
     assert not changed[inside == 0].any()
+    assert denoise(source, tmp_path / "all.nii", method="median").exit_code == 0
+    same = values_of(tmp_path / "out.nii") == values_of(tmp_path / "all.nii")
+    assert same[inside > 0].all()  # what lies around is seen
     report = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
     assert report["voxels"]["left_out"] == np.count_nonzero(inside == 0)
     assert report["configuration"]["mask"] == hash_of(mask)

@@ -269,7 +269,7 @@ def short(value: float) -> float:
 def summary(scan: Scan, result: DenoisedScan, doubts: Sequence[str]) -> dict[str, Any]:
     """What the sidecar says besides input, configuration and output; nothing of it comes from a header."""
     residual, values = scan.residual(result.stored), scan.values()
-    seen = np.isfinite(values)
+    seen = np.isfinite(values) & (True if scan.wanted is None else scan.wanted)
     lost, before = residual[seen], values[seen]
     records = [record for _, record in sorted(result.records.items())]
     return {

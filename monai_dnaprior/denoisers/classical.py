@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..checks import check_positive, is_number
+from ..noise.background import exact_background, fill_background
 from ..noise.estimate import estimate_sigma
 from .result import Record, Result, check_noisy
 
@@ -54,8 +55,11 @@ class Classical:
         elif sigma == 0:
             reason = "clean"
         else:
-            filtered = self.filter(noisy.movedim(0, -1).cpu().numpy(), sigma)
+            background = exact_background(noisy[None])
+            seen = fill_background(noisy[None], background)[0]
+            filtered = self.filter(seen.movedim(0, -1).cpu().numpy(), sigma)
             image = torch.from_numpy(np.ascontiguousarray(filtered, dtype=np.float32)).movedim(-1, 0).to(noisy.device)
+            image = torch.where(background[0], noisy, image)
         residual = (noisy - image).square().mean().sqrt().item()
         seconds = time.perf_counter() - started
         return image.contiguous(), Record(sigma=sigma, stop_reason=reason, residual=residual, seconds=seconds)

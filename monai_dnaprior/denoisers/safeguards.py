@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ..noise.background import exact_background, fill_background
 from ..noise.estimate import CORRELATED, CORRELATED_NOISE, DEPENDENT_NOISE, NoiseKind, estimate_sigma
 from ..noise.model import NoiseModel
 from ..noise.stabilisation import Stabiliser
@@ -24,7 +25,8 @@ class Safeguards:
 
     Attributes:
         original: the image as it came, float32.
-        noisy: the same, or on the grey scale on which its noise is stabilised.
+        noisy: the same, mirrored into its exact background, and on the grey scale on which its noise is stabilised.
+        background: which pixels are that, (1, 1, H, W).
         noise: what is measured of the noise in ``noisy``.
         kind: how it was found to depend on brightness.
         stabiliser: what changed the grey scale, if anything.
@@ -34,6 +36,7 @@ class Safeguards:
 
     original: Tensor
     noisy: Tensor
+    background: Tensor
     noise: NoiseModel
     kind: NoiseKind
     stabiliser: Stabiliser | None
@@ -44,14 +47,16 @@ class Safeguards:
     def of(cls, image: Tensor, *, stabilise: bool, measure: Measurement) -> Safeguards:
         """Measure the noise of an image, stabilised first if that is wanted and its noise depends on brightness."""
         started = time.perf_counter()
-        original = noisy = image.clone().float()
+        original = image.clone().float()
+        background = exact_background(original)
+        noisy = fill_background(original, background)
         kind, stabiliser = NoiseKind.of(noisy), None
         if stabilise and kind.can_be_stabilised:
-            stabiliser = Stabiliser.of(original)
-            noisy = stabiliser(original)
+            stabiliser = Stabiliser.of(noisy)
+            noisy = stabiliser(noisy)
             kind = NoiseKind.of(noisy)
         noise = measure(noisy, kind)
-        return cls(original, noisy, noise, kind, stabiliser, started, time.perf_counter() - started)
+        return cls(original, noisy, background, noise, kind, stabiliser, started, time.perf_counter() - started)
 
     def start(self, *, first: bool) -> Safeguards:
         """The same for one treatment, whose time is counted from now on; the first is charged the measurement."""
@@ -72,12 +77,14 @@ class Safeguards:
 
         A method that takes the measured correlation and map of the noise into account says so by ``whitened``.
 
-        Pixels that the method left as they were come back bit-identical, and so does an image that it made NaN of.
+        The background and pixels that the method left as they were come back bit-identical, and so does an image that
+        it made NaN of.
         """
         if self.stabiliser is not None:
             restored = self.stabiliser.inverse(image, record.sigma)
             image = torch.where(image == self.noisy, self.original, restored).float()
             record = replace(record, noise_variance=self.stabiliser.variance)
+        image = torch.where(self.background, self.original, image)
         if record.stop_reason not in ("constant", "clean"):
             noise = self.noise if whitened else NoiseModel(0)
             treated = {CORRELATED_NOISE: not noise.is_white, DEPENDENT_NOISE: noise.deviation is not None}

@@ -88,7 +88,8 @@ class Scan(ABC):
         stored: (C, W, H) or (C, W, H, D), of the file's type.
         slope, intercept: m and b, numbers or arrays that broadcast to ``stored`` (one a slice, say).
         limits: the lowest and highest number that the file can store, or arrays of them, as of the slope.
-        valid: which voxels are values, like ``stored``; None for all. The others are padding, or outside a mask.
+        valid: which voxels are values, like ``stored``; None for all. The others are padding.
+        wanted: which voxels may change, (W, H[, D]); None for all. The others are seen all the same.
         padding: the first and last stored number that mean padding, or arrays of them; none where last < first.
         colours: the channels are colours of one image; otherwise each is a volume of its own.
         affine: from voxel to millimetre (RAS), 4x4, where the file says.
@@ -101,6 +102,7 @@ class Scan(ABC):
     intercept: Any = 0.0
     limits: tuple[Any, Any]
     valid: np.ndarray | None = None
+    wanted: np.ndarray | None = None
     padding: tuple[Any, Any] | None = None
     colours: bool = False
     affine: np.ndarray | None = None
@@ -149,17 +151,17 @@ class Scan(ABC):
         """The same, whose voxels outside the mask (W, H[, D]) are to stay as they are."""
         if mask.shape != self.stored.shape[1:]:
             raise ValueError(f"mask has shape {mask.shape}, {self.name} {self.stored.shape[1:]}; they must agree.")
-        inside = np.broadcast_to(mask, self.stored.shape)
-        return replace(self, valid=inside if self.valid is None else self.valid & inside)
+        return replace(self, wanted=mask)
 
     def subtract(self, residual: np.ndarray, place: Place) -> tuple[np.ndarray, int]:
         r"""The stored numbers at a place from whose values a residual r is subtracted, and how many were clipped.
 
         .. math:: s' = \mathrm{clip}(\mathrm{round}(s - r / m))
 
-        A voxel where the residual is 0 keeps its bits, and no other becomes padding.
+        A voxel where the residual is 0 or that is outside the mask keeps its bits, and no other becomes padding.
         """
         native = self.stored[place]
+        residual = residual if self.wanted is None else np.where(self.wanted[place[1:]], residual, 0)
         exact = native.astype(np.float64) - residual / part_of(self.slope, native.ndim, place)
         low, high = (part_of(limit, native.ndim, place) for limit in self.limits)
         rounded = exact if native.dtype.kind == "f" else np.rint(exact)

@@ -1,0 +1,68 @@
+"""The exact background of an image: where it is, and what stands in for it while the image is denoised."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import max_pool2d, pad
+
+SIDE = 5  # of the smallest square of equal pixels that is background
+MARGIN = 24  # pixels of background in which the image is mirrored
+
+
+def exact_background(image: Tensor) -> Tensor:
+    """Where an image (1, C, H, W) holds no noise at all, (1, 1, H, W): padding, fill, what a mask has cut off.
+
+    Squares of 5×5 equal pixels, and what equals them and touches them.
+
+    >>> image = torch.ones(1, 1, 8, 8)
+    >>> image[..., 5:, :] = torch.arange(24.0).view(3, 8)
+    >>> exact_background(image)[0, 0].sum(1).tolist()
+    [8, 8, 8, 8, 8, 1, 0, 0]
+    """
+    if min(image.shape[-2:]) < SIDE:
+        return torch.zeros_like(image[:, :1], dtype=torch.bool)
+    constant = (max_pool2d(image, SIDE, 1) == -max_pool2d(-image, SIDE, 1)).all(1, keepdim=True).float()
+    found = max_pool2d(pad(constant, [SIDE - 1] * 4), SIDE, 1).bool()
+    while found.any():
+        grown = found.clone()
+        for dim in (-2, -1):
+            size = image.shape[dim]
+            first, last = (slice(0, size - 1), slice(1, size))
+            equal = (image.narrow(dim, 0, size - 1) == image.narrow(dim, 1, size - 1)).all(1, keepdim=True)
+            for start, end in ((first, last), (last, first)):
+                seen = found.narrow(dim, start.start, size - 1)
+                grown.narrow(dim, end.start, size - 1).logical_or_(seen & equal)
+        if torch.equal(grown, found):
+            break
+        found = grown
+    return found
+
+
+def fill_background(image: Tensor, background: Tensor) -> Tensor:
+    """The image (1, C, H, W) mirrored at the edge of its background, as if it were continued there.
+
+    Farther than 24 pixels away, and where there is nothing to mirror, the background has the image's mean.
+
+    >>> image = torch.tensor([[[[0.0, 0.0, 0.0, 2.0, 4.0, 6.0]]]])
+    >>> fill_background(image, image == 0)
+    tensor([[[[4., 6., 4., 2., 4., 6.]]]])
+    """
+    from scipy.ndimage import distance_transform_edt
+
+    if background.all() or not background.any():
+        return image
+    where = background[0, 0].cpu().numpy()
+    distance, nearest = distance_transform_edt(where, return_indices=True)
+    places = torch.arange(where.size, device=image.device).view(where.shape)
+    rows, columns = (torch.from_numpy(axis).to(image.device).long() for axis in nearest)
+    height, width = where.shape
+    mirrored_rows = 2 * rows - places // width
+    mirrored_columns = 2 * columns - places % width
+    inside = (mirrored_rows >= 0) & (mirrored_rows < height) & (mirrored_columns >= 0) & (mirrored_columns < width)
+    source = (mirrored_rows.clamp(0, height - 1) * width + mirrored_columns.clamp(0, width - 1)).flatten()
+    near = torch.from_numpy(distance <= MARGIN).to(image.device)
+    known = inside & near & ~background[0, 0].flatten()[source].view(height, width)
+    mean = image.flatten(2)[..., ~background.flatten()].mean(-1)[..., None, None]
+    mirrored = image.flatten(2)[..., source].view_as(image)
+    return torch.where(background, torch.where(known, mirrored, mean), image)
