@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +211,16 @@ def test_presets_and_options_make_methods_and_the_columns_are_explained(
     explained = [line.split("`")[1] for line in shown.splitlines() if line.startswith("- `")]
     assert header == f"| image | method | {' | '.join(explained)} |"
     assert shown == (tmp_path / "out" / "table.md").read_text(encoding="utf-8")
+
+
+def test_nothing_is_said_of_a_decoder_that_is_not_needed(
+    nifti_path: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    command = ["compare", str(nifti_path), "--methods", "median", "--quiet", "--output", str(tmp_path / "out")]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert main(command) == 0
+    assert "nvimgcodec" not in caplog.text.lower()
 
 
 def test_five_methods_are_compared_unless_others_are_named(picture: Path, tmp_path: Path) -> None:

@@ -8,15 +8,17 @@ import os
 import zlib
 from collections.abc import Sequence
 from dataclasses import replace
+from gzip import BadGzipFile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from monai.config import PathLike
 from monai.data import ImageReader, MetaTensor, NibabelReader, NibabelWriter
-from monai.transforms import LoadImage
+from monai.transforms import EnsureChannelFirst
 from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
 from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
 
 from . import nifti
 from .dicom import DicomScan, group_series, is_inverted, read_dicom, read_header
@@ -175,10 +177,12 @@ def sort_files(stack: Sequence[Path]) -> list[str]:
 
 def read_volume(path: PathLike | Sequence[PathLike]) -> MetaTensor:
     """A scan as it is stored, (C, W, H, D), that of one slice and without a third axis too."""
+    reader = ScanReader()
     try:
-        scan = LoadImage(reader=ScanReader(), ensure_channel_first=True)(path)
-    except (EOFError, zlib.error, RuntimeError, ImageFileError) as error:
+        image, meta = reader.get_data(reader.read(path))
+    except (EOFError, zlib.error, BadGzipFile, ImageFileError, HeaderDataError) as error:
         raise CorruptScan(path, "is damaged, or no image: it cannot be read") from error
+    scan: Any = EnsureChannelFirst()(MetaTensor.ensure_torch_and_prune_meta(image.astype(np.float32), meta))
     return scan if scan.ndim == 4 else scan[..., None]
 
 
