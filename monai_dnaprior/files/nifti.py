@@ -108,6 +108,9 @@ def read_stream(path: Path, file: IO[bytes] | gzip.GzipFile, caps: Caps) -> Nift
     check_extensions(path, data[len(header.binaryblock) : offset], header.endianness)
     array = np.frombuffer(data, kind, offset=offset).reshape(shape, order="F")
     slope, intercept = checked_scaling(path, header)
+    affine, cautions = checked_affine(path, header, shape)
+    if not np.isfinite(header["scl_slope"]):
+        cautions.append("its slope is no number, which means that there is no scaling")
     volumes = array.reshape((*shape, 1, 1)[:4], order="F")
     stored = np.moveaxis(volumes, -1, 0)
     return NiftiScan(
@@ -116,7 +119,8 @@ def read_stream(path: Path, file: IO[bytes] | gzip.GzipFile, caps: Caps) -> Nift
         slope=slope,
         intercept=intercept,
         limits=limits_of(kind),
-        affine=checked_affine(path, header),
+        affine=affine,
+        warnings=tuple(cautions),
         head=data[:offset],
         header=header,
         shape=shape,
@@ -182,28 +186,61 @@ def checked_offset(path: Path, header: nibabel.Nifti1Header) -> int:
 
 def checked_scaling(path: Path, header: nibabel.Nifti1Header) -> tuple[float, float]:
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+    if slope == 0 or (not np.isfinite(slope) and (intercept == 0 or not np.isfinite(intercept))):
+        return 1.0, 0.0  # the standard's ways to say that there is no scaling
     if not (np.isfinite(slope) and np.isfinite(intercept)):
         raise CorruptScan(path, f"has a slope of {slope:g} and an intercept of {intercept:g}; they must be finite")
-    return (slope, intercept) if slope != 0 else (1.0, 0.0)  # the standard's way to say that there is no scaling
+    return slope, intercept
 
 
-def checked_affine(path: Path, header: nibabel.Nifti1Header) -> np.ndarray | None:
-    """The affine that counts; None where the header gives none. Both forms are checked where both are there."""
-    affines = []
+def checked_affine(
+    path: Path, header: nibabel.Nifti1Header, shape: tuple[int, ...]
+) -> tuple[np.ndarray | None, list[str]]:
+    """The affine that counts, None where the header gives none, and what is odd about it.
+
+    Both forms are checked where both are there. What readers agree on is taken: sizes of voxels are positive, any on an
+    axis without length, and a qform is none where there is a sform and its quaternion is no rotation.
+    """
+    affines: list[np.ndarray] = []
+    odd: list[str] = []
+    header = header.copy()
+    if header["qform_code"] > 0:
+        odd = repair_sizes(header["pixdim"], shape)
     for name in ("sform", "qform"):
         try:
             affine = getattr(header, f"get_{name}")(coded=True)[0]
-        except (nibabel.spatialimages.HeaderDataError, ValueError, np.linalg.LinAlgError) as error:
-            raise CorruptScan(path, f"has a {name} that is no affine") from error
-        if affine is None:
-            continue
-        with np.errstate(all="ignore"):
-            lengths = np.linalg.norm(affine[:3, :3], axis=0)
-            sound = np.isfinite(affine).all() and abs(np.linalg.det(affine[:3, :3])) > SINGULAR * np.prod(lengths)
-        if not sound:
-            raise CorruptScan(path, f"has a {name} that is singular or not finite")
-        affines.append(affine)
-    return affines[0] if affines else None
+            reason = "is singular or not finite" if affine is not None and not is_sound(affine) else ""
+        except (nibabel.spatialimages.HeaderDataError, ValueError, np.linalg.LinAlgError):
+            affine, reason = None, "is no affine"
+        if reason and affines and (header["pixdim"][1:4] > 0).all():
+            odd.append("its qform is no affine; its sform is taken")
+        elif reason:
+            raise CorruptScan(path, f"has a {name} that {reason}")
+        elif affine is not None:
+            affines.append(affine)
+    return (affines[0] if affines else None), odd
+
+
+def is_sound(affine: np.ndarray) -> bool:
+    """Whether an affine is finite and can be inverted."""
+    with np.errstate(all="ignore"):
+        lengths = np.linalg.norm(affine[:3, :3], axis=0)
+        return bool(np.isfinite(affine).all() and abs(np.linalg.det(affine[:3, :3])) > SINGULAR * np.prod(lengths))
+
+
+def repair_sizes(pixdim: np.ndarray, shape: tuple[int, ...]) -> list[str]:
+    """Take the factor and the voxel sizes of a qform as readers do, in place, and say what that changes."""
+    odd = []
+    if not (pixdim[0] < 0 or pixdim[0] == 1):
+        odd.append(f"its qfac is {pixdim[0]:g}, which is taken as 1")
+        pixdim[0] = 1
+    if (pixdim[1:4] < 0).any():
+        odd.append("its voxels have negative sizes, which are taken as positive")
+        pixdim[1:4] = abs(pixdim[1:4])
+    for axis, length in enumerate((*shape, 1, 1)[:3], 1):
+        if length == 1 and not pixdim[axis] > 0:
+            pixdim[axis] = 1
+    return odd
 
 
 def check_extensions(path: Path, block: bytes, endianness: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+import SimpleITK
 from run_command import assert_refused, run
 
 from monai_dnaprior.files.nifti import read_nifti
@@ -89,8 +90,8 @@ MALFORMED = {  # name of the file, content, exit code, part of the reason
     "contradicting type": ("scan.nii", with_fields(bitpix=8), CORRUPT, "8 bits"),
     "voxels nowhere": ("scan.nii", with_fields(vox_offset=np.nan), CORRUPT, "begin at byte"),
     "extension overruns": ("scan.nii", with_extension(4096), CORRUPT, "extension"),
-    "slope NaN": ("scan.nii", with_fields(scl_slope=np.nan), CORRUPT, "slope"),
-    "slope infinite": ("scan.nii", with_fields(scl_slope=np.inf), CORRUPT, "slope"),
+    "slope NaN": ("scan.nii", with_fields(scl_slope=np.nan, scl_inter=5), CORRUPT, "slope"),
+    "slope infinite": ("scan.nii", with_fields(scl_slope=np.inf, scl_inter=5), CORRUPT, "slope"),
     "affine NaN": ("scan.nii", with_fields(srow_x=NAN_ROW), CORRUPT, "sform"),
     "affine singular": ("scan.nii", with_fields(srow_y=ZEROS), CORRUPT, "sform"),
     "complex": ("scan.nii", with_type(32, 64), UNSUPPORTED, "complex"),
@@ -111,7 +112,7 @@ MORE = {  # of which only the reader is asked, for the time that a process takes
     "voxels behind the end": ("scan.nii", with_fields(vox_offset=4000), CORRUPT, "cut short"),
     "extension of negative size": ("scan.nii", with_extension(-16), CORRUPT, "extension"),
     "intercept NaN": ("scan.nii", with_fields(scl_slope=1, scl_inter=np.nan), CORRUPT, "intercept"),
-    "quaternion too long": ("scan.nii", with_fields(quatern_b=5), CORRUPT, "qform"),
+    "quaternion too long": ("scan.nii", with_fields(quatern_b=5, sform_code=0), CORRUPT, "qform"),
     "second version cut": ("scan.nii", SECOND[:-1], CORRUPT, "cut short"),
     "one axis": ("scan.nii", with_shape(840), UNSUPPORTED, "1 axes"),
     "header of a pair": ("scan.hdr", with_fields(magic=b"ni1", vox_offset=0)[:HEADER], UNSUPPORTED, "one piece"),
@@ -159,3 +160,59 @@ def test_sound_file_is_not_refused(tmp_path: Path, name: str, content: bytes) ->
     path = tmp_path / name
     path.write_bytes(content)
     assert read_nifti(path).stored.shape == (1, *SHAPE)
+
+
+def odd_header(flat: bool, forms: str, **fields: Any) -> bytes:
+    """A volume, or one slice, with a header that is odd."""
+    voxels = np.frombuffer(SOUND[VOXELS:], np.int16).reshape(SHAPE, order="F")
+    image = nibabel.Nifti1Image(voxels[..., 0] if flat else voxels, STRAIGHT)
+    image.set_qform(STRAIGHT, int(forms != "sform"))
+    image.set_sform(STRAIGHT, int(forms != "qform"))
+    content = image.to_bytes()
+    header = nibabel.Nifti1Header(content[:HEADER], check=False)
+    for name, value in fields.items():
+        if name.startswith("pixdim"):
+            header["pixdim"][int(name[-1])] = value
+        else:
+            header[name] = value
+    return header.binaryblock + content[HEADER:]
+
+
+STRAIGHT = np.diag([2.0, 3, 4, 1])
+HALF = float(np.sqrt(0.5 * (1 + 6e-7)))
+ODD = {  # whether it is one slice, which forms it has, fields, and part of the warning
+    "qfac 0": (False, "both", {"pixdim0": 0}, "qfac is 0"),
+    "qfac 0, qform alone": (False, "qform", {"pixdim0": 0}, "qfac is 0"),
+    "qfac NaN": (False, "both", {"pixdim0": np.nan}, "qfac is nan"),
+    "qfac 2": (False, "qform", {"pixdim0": 2}, "qfac is 2"),
+    "qfac 0, sform alone": (False, "sform", {"pixdim0": 0}, None),
+    "quaternion a hair too long": (False, "both", {"quatern_b": HALF, "quatern_c": HALF}, "sform is taken"),
+    "quaternion far too long": (False, "both", {"quatern_b": 5}, "sform is taken"),
+    "quaternion NaN": (False, "both", {"quatern_b": np.nan}, "sform is taken"),
+    "negative size": (False, "both", {"pixdim1": -2}, "negative sizes"),
+    "negative size, sform alone": (False, "sform", {"pixdim1": -2}, None),
+    "no third size": (True, "both", {"pixdim3": 0}, None),
+    "no third size, qform alone": (True, "qform", {"pixdim3": 0}, None),
+    "slope NaN": (False, "both", {"scl_slope": np.nan, "scl_inter": 0}, "slope is no number"),
+    "slope and intercept NaN": (False, "both", {"scl_slope": np.nan, "scl_inter": np.nan}, "slope is no number"),
+    "slope infinite": (False, "both", {"scl_slope": np.inf, "scl_inter": 0}, "slope is no number"),
+    "intercept NaN without slope": (False, "both", {"scl_slope": 0, "scl_inter": np.nan}, None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("flat", "forms", "fields", "warning"), ODD.values(), ids=ODD)
+@pytest.mark.fault("F4")
+def test_what_readers_agree_on_is_taken(
+    tmp_path: Path, flat: bool, forms: str, fields: dict[str, float], warning: str | None
+) -> None:
+    """With a warning where it is odd; the bytes of the header stay."""
+    path, output = tmp_path / "scan.nii", tmp_path / "out.nii"
+    path.write_bytes(odd_header(flat, forms, **fields))
+    scan = read_nifti(path)
+    assert np.array_equal(scan.values()[0], nibabel.load(path).get_fdata())
+    assert np.array_equal(scan.values()[0].T, SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(path)))
+    np.testing.assert_allclose(scan.affine, STRAIGHT if not flat else np.diag([2, 3, abs(scan.affine[2, 2]), 1]))
+    assert all(warning in text for text in scan.warnings) if warning else not scan.warnings
+    assert bool(scan.warnings) == bool(warning)
+    scan.write(output, scan.stored)
+    assert output.read_bytes() == path.read_bytes()
