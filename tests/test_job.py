@@ -202,6 +202,25 @@ def test_the_sidecar_says_what_was_done(source: Path, tmp_path: Path) -> None:
     assert all(record["sigma"] == pytest.approx(uniform, rel=0.25) for record in report["slices"])
 
 
+@pytest.mark.parametrize("method", ["iddp", "median"])
+def test_what_was_measured_of_the_noise_is_in_the_sidecar(tmp_path: Path, method: str) -> None:
+    """Along the second axis neighbours are sums that share two of three pixels; one slice holds nothing."""
+    noise = np.random.default_rng(0).normal(0, 100, (96, 98, 3))
+    volume = 1000 + noise[:, 2:] + noise[:, 1:-1] + noise[:, :-2]
+    volume[..., 1] = 1000
+    assert denoise(write_volume(tmp_path / "scan.nii", volume), tmp_path / "out.nii", method=method).exit_code == 0
+    report = json.loads((tmp_path / "out.json").read_text())
+    measured = report["slices"][0]
+    if method == "median":
+        assert report["noise"] is measured["correlation"] is measured["sigma_range"] is None
+        return
+    assert measured["correlation"] == pytest.approx([0, 2 / 3], abs=0.1)
+    assert measured["sigma_range"] == pytest.approx([3**0.5 * 100] * 2, rel=0.1)
+    medians = [np.mean([report["slices"][index]["correlation"] for index in (0, 2)], 0).tolist()]
+    assert [report["noise"]["correlation"]] == medians
+    assert report["noise"]["sigma_range"] == pytest.approx(measured["sigma_range"], rel=0.1)
+
+
 def test_weights_are_part_of_the_configuration(source: Path, tmp_path: Path) -> None:
     denoise(source, tmp_path / "out.nii", method="iddp")
     weights = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))["configuration"]["weights"]

@@ -45,6 +45,15 @@ def test_white_noise_has_an_even_spectrum_and_no_covariance() -> None:
     assert torch.equal(model.covariance(3), torch.eye(9, dtype=torch.float64))
 
 
+def test_a_few_numbers_say_how_alike_and_how_even_noise_is() -> None:
+    assert NoiseModel(0.1).neighbours == (0, 0)
+    assert NoiseModel(0.1).sigma_range == (0.1, 0.1)
+    correlation = torch.tensor([[0.0, 0.5, 0.0], [0.25, 1.0, 0.25], [0.0, 0.5, 0.0]])
+    model = NoiseModel(0.5, correlation, torch.linspace(0, 2, 21).view(1, 1, 3, 7))
+    assert model.neighbours == (0.5, 0.25)
+    assert model.sigma_range == pytest.approx((0.1, 0.9))
+
+
 def test_covariance_is_the_correlation_at_each_pair_s_lag() -> None:
     covariance = NoiseModel(0.1, BOX).covariance(8)
     places = [(i, j) for i in range(8) for j in range(8)]

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from .. import __version__
-from ..denoisers.outcome import Outcome, count_warnings
+from ..denoisers.outcome import UNTREATED, Outcome, count_warnings
 from ..denoisers.result import Record
 from ..files.checkpoint import Checkpoint, FinishedSlices
 from ..files.discovery import Source, find_sources
@@ -259,7 +259,8 @@ def record_in_units(record: Record, span: float) -> dict[str, Any]:
     del entries["noise_variance"]  # it belongs to a grey scale of its own
     trace = [[step, short(loss), short(residual * span)] for step, loss, residual in record.trace]
     levels = {name: entries[name] and entries[name] * span for name in ("sigma", "rician_sigma", "residual")}
-    return {**entries, **levels, "trace": trace}
+    sigma_range = record.sigma_range and [level * span for level in record.sigma_range]
+    return {**entries, **levels, "sigma_range": sigma_range, "trace": trace}
 
 
 def short(value: float) -> float:
@@ -276,6 +277,7 @@ def summary(scan: Scan, result: DenoisedScan, doubts: Sequence[str]) -> dict[str
         "notice": NOTICE,
         "versions": {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
         "warnings": [*scan.warnings, *doubts, *count_warnings([record["warnings"] for record in records])],
+        "noise": summarise_noise(records),
         "slices": records,
         "residual": {
             "mean": float(lost.mean(dtype=np.float64)) if lost.size else 0.0,
@@ -290,6 +292,17 @@ def summary(scan: Scan, result: DenoisedScan, doubts: Sequence[str]) -> dict[str
         },
         **asdict(Outcome.of(record["stop_reason"] for record in records)),
     }
+
+
+def summarise_noise(records: Sequence[Mapping[str, Any]]) -> dict[str, list[float]] | None:
+    """Medians over the slices whose noise was measured and removed, of its correlation and the range of its strength.
+
+    >>> summarise_noise([{"stop_reason": "network", "correlation": (0.5, 0.3), "sigma_range": (8, 12)}])
+    {'correlation': [0.5, 0.3], 'sigma_range': [8.0, 12.0]}
+    """
+    seen = [record for record in records if record.get("correlation") and record["stop_reason"] not in UNTREATED]
+    names = ("correlation", "sigma_range")
+    return {name: np.median([record[name] for record in seen], 0).tolist() for name in names} if seen else None
 
 
 def describe(configuration: Mapping[str, Any]) -> str:

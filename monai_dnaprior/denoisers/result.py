@@ -15,6 +15,10 @@ class Record:
 
     Attributes:
         sigma: estimated standard deviation of its noise, in the units of the denoiser's input.
+        correlation: of its noise in nearest neighbours, along the first and along the second axis of the slice; 0 where
+            it is white, None where that was not measured.
+        sigma_range: the 10th and the 90th percentile of ``sigma`` over the pixels, equal where the noise is even; None
+            where that was not measured.
         steps: optimisation steps taken; 0 for a slice that was given back as it came.
         stop_reason: of a fit ``discrepancy`` (the residual fell to the noise level), ``variance`` (the output began to
             fit noise) or ``steps`` (the limit); ``filter`` or ``network`` for one pass of these; and where the input is
@@ -34,6 +38,8 @@ class Record:
     """
 
     sigma: float
+    correlation: tuple[float, float] | None = None
+    sigma_range: tuple[float, float] | None = None
     steps: int = 0
     stop_reason: str = "steps"
     seconds: float = 0.0

@@ -85,6 +85,8 @@ class Safeguards:
             image = torch.where(image == self.noisy, self.original, restored).float()
             record = replace(record, noise_variance=self.stabiliser.variance)
         image = torch.where(self.background, self.original, image)
+        if not self.noise.assumed:
+            record = replace(record, correlation=self.noise.neighbours, sigma_range=self.noise.sigma_range)
         if record.stop_reason not in ("constant", "clean"):
             noise = self.noise if whitened else NoiseModel(0)
             treated = {CORRELATED_NOISE: not noise.is_white, DEPENDENT_NOISE: noise.deviation is not None}
@@ -101,7 +103,7 @@ Measurement = Callable[[Tensor, NoiseKind], NoiseModel]  # of the noise in an im
 
 def measure_strength(noisy: Tensor, kind: NoiseKind) -> NoiseModel:
     """The noise of an image as if it were white and even, in milliseconds."""
-    return NoiseModel(estimate_sigma(noisy).item())
+    return NoiseModel(estimate_sigma(noisy).item(), assumed=True)
 
 
 def measure_noise(noisy: Tensor, kind: NoiseKind) -> NoiseModel:

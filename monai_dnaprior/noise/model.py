@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, conv2d, pad
@@ -26,6 +27,7 @@ class NoiseModel:
         correlation: :math:`\rho`, of e over lags, (2L+1, 2L+1), 1 at the centre; None where e is white within the error
             of what was measured.
         deviation: d, (1, 1, H, W), of mean square 1; None where the noise is even within that error.
+        assumed: whether that it is white and even was not measured.
 
     >>> noise = torch.randn(1, 1, 128, 128, generator=torch.Generator().manual_seed(0))
     >>> model = NoiseModel.of(torch.nn.functional.avg_pool2d(noise, 2, 1))
@@ -36,6 +38,7 @@ class NoiseModel:
     sigma: float
     correlation: Tensor | None = None
     deviation: Tensor | None = None
+    assumed: bool = False
 
     @classmethod
     def of(cls, noisy: Tensor) -> NoiseModel:
@@ -62,6 +65,22 @@ class NoiseModel:
     def is_white(self) -> bool:
         """Whether neighbouring pixels are not alike; the noise may be uneven."""
         return self.correlation is None
+
+    @property
+    def neighbours(self) -> tuple[float, float]:
+        """Correlation of e with the nearest below and to the right."""
+        if self.correlation is None:
+            return 0.0, 0.0
+        centre = len(self.correlation) // 2
+        return self.correlation[centre + 1, centre].item(), self.correlation[centre, centre + 1].item()
+
+    @property
+    def sigma_range(self) -> tuple[float, float]:
+        """The 10th and the 90th percentile of the standard deviation over the pixels."""
+        if self.deviation is None:
+            return self.sigma, self.sigma
+        low, high = np.percentile(self.deviation.cpu().numpy(), (10, 90)).tolist()
+        return self.sigma * low, self.sigma * high
 
     def spectrum(self, height: int, width: int) -> Tensor:
         """Power of e, (H, W) in the order of :func:`torch.fft.fft2`, of mean 1 and nowhere near 0."""
