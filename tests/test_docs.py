@@ -17,6 +17,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from scans import write_series
 from test_readme import ROOT, blocks
 
 from monai_dnaprior.__main__ import main
@@ -106,6 +107,26 @@ def test_shares_of_a_folder_go_to_processes_as_shown(study: Path, command_path: 
     subprocess.run(["bash", "-c", script], env=environment, cwd=study, check=True, capture_output=True)
     written = {path.name for path in (study / "denoised_study").glob("*_denoised.nii.gz")}
     assert written == {f"{number}_denoised.nii.gz" for number in ((0, 1) if word == "torchrun" else (1,))}
+
+
+def test_the_first_hour_goes_as_shown(
+    nifti_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    page = (DOCS / "first_hour.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(priors.PRESETS, "default", {"steps": 10})
+    nifti_path.rename(tmp_path / "scan.nii.gz")
+    write_series(tmp_path / "ct_series", np.random.default_rng(0).integers(0, 900, (2, 20, 24)).astype("<i2"))
+    for line in "".join(blocks(page, "bash")).splitlines():
+        words = shlex.split(line, comments=True)
+        if words[0] == "monai-dnaprior":
+            assert main(words[1:]) == 0, line
+    for name in set(re.findall(r"`([\w/]+\.(?:html|json|png|md))`", page)) - {"demo/before_after_removed.png"}:
+        assert (tmp_path / name).stat().st_size > 100
+    capsys.readouterr()
+    with torch.random.fork_rng():
+        exec(compile(blocks(page, "python")[0], "first_hour.md", "exec"), {})
+    assert capsys.readouterr().out.count("network") == 3
 
 
 def test_every_page_is_on_the_front_page() -> None:

@@ -29,7 +29,7 @@ from monai_dnaprior.report.before_after import STOPPED_BY
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("[a-z]*.md"))]
-WITHOUT_TABLES = ("architecture.md", "cohorts.md")
+WITHOUT_TABLES = ("architecture.md", "cohorts.md", "first_hour.md")
 RELIABILITY = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
 BUNDLE_README = (ROOT / "bundles" / "dnaprior_denoise" / "docs" / "README.md").read_text(encoding="utf-8")
 
