@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.nn.functional import fold, pad, unfold
+from torch.nn.functional import pad
 
 from ..fitting.threads import side_by_side
 from ..noise.model import NoiseModel
@@ -16,12 +15,12 @@ from ..noise.model import NoiseModel
 PATCH = 8  # side of a patch
 SIMILAR = 48  # patches in a group
 REACH = 10  # rows and columns searched on every side of a patch
-STRIDE = 4  # rows and columns between the patches that gather a group
-BAND = 16  # rows of such patches treated at once, by a thread each, which bounds the memory
+STRIDE = 6  # rows and columns between the patches that gather a group
+BAND = 11  # rows of such patches treated at once, by a thread each, which bounds the memory
 SINGULAR = 2e-3  # of the largest eigenvalue of the noise's covariance is the least that is reckoned with
 LEAST = 1e-6  # noise in a group, as a part of its energy: with less the system is singular in single precision
-SHIFTS = 32  # places searched at once on an accelerator
-CHUNK = 64  # groups filtered at once on a CPU, whose caches hold them
+FAR = 1e18  # from the image is what lies around it, unlike any patch
+CHUNK = 96  # groups filtered at once on a CPU, whose caches hold them
 SHARE = 0.85  # of the noise's variance that is filtered: a group's covariance in the estimate is a little too small
 
 
@@ -42,7 +41,7 @@ def refine(noisy: Tensor, estimate: Tensor, noise: NoiseModel, *, rounds: int = 
         noise: its standard deviation, correlation and deviation from place to place.
         rounds: how often; 0 gives back the estimate.
 
-    Groups hold the 48 patches of 8×8 pixels that are most alike in the estimate, within 10 pixels of every fourth.
+    Groups hold the 48 patches of 8×8 pixels that are most alike in the estimate, within 10 pixels of every sixth.
     Channels are treated one by one in an orthonormal basis (their mean, then differences), and grouped together.
 
     Source: Lebrun, Buades, Morel, "A nonlocal Bayesian image denoising algorithm", SIAM J. Imaging Sciences 6, 2013,
@@ -82,8 +81,8 @@ def cosines(size: int) -> Tensor:
     return rows.float()
 
 
-def one_round(noisy: Tensor, estimate: Tensor, noise: NoiseModel) -> Tensor:
-    """Filter all groups, and average what overlaps."""
+def one_round(noisy: Tensor, estimates: Tensor, noise: NoiseModel) -> Tensor:
+    """Filter all groups, which may hold patches of every estimate but gather about those of the first, and average."""
     height, width = noisy.shape[-2:]
     side = min(PATCH, height, width)
     colours = None if noise.is_white else Colours.of(noise.covariance(side).to(noisy.device), dtype=noisy.dtype)
@@ -91,13 +90,11 @@ def one_round(noisy: Tensor, estimate: Tensor, noise: NoiseModel) -> Tensor:
 
     def filter_band(rows: Tensor) -> tuple[slice, Tensor, Tensor]:
         band = slice(max(0, int(rows[0]) - REACH), min(height, int(rows[-1]) + REACH + side))
-        seen, guide = noisy[..., band, :], estimate[..., band, :]
-        groups = similar_patches(guide, side, rows - band.start, columns)
-        channels = zip(seen.split(1, 1), guide.split(1, 1), strict=True)
-        sums, counts = zip(
-            *(filter_groups(*images, groups, side, noise.sigma, colours) for images in channels), strict=True
-        )
-        return band, torch.cat(sums, 1), counts[0]
+        seen, guides = noisy[..., band, :], estimates[..., band, :]
+        groups = similar_patches(guides, side, rows - band.start, columns)
+        channels = zip(seen[0], guides.unbind(1), strict=True)
+        sums = [filter_groups(*images, groups, side, noise.sigma, colours) for images in channels]
+        return band, torch.stack(sums)[None], cover(groups, side, seen.shape[-2:])
 
     total, weight = torch.zeros_like(noisy), torch.zeros_like(noisy[:, :1])
     bands = group_positions(height - side + 1, side).split(BAND)
@@ -108,37 +105,48 @@ def one_round(noisy: Tensor, estimate: Tensor, noise: NoiseModel) -> Tensor:
 
 
 def group_positions(count: int, side: int) -> Tensor:
-    """Every fourth of so many places of patches, and the last; more where smaller patches would leave gaps."""
+    """Every sixth of so many places of patches, and the last; more where smaller patches would leave gaps."""
     stride = min(STRIDE, side)
     places = torch.arange(0, count, stride)
     return places if (count - 1) % stride == 0 else torch.cat((places, torch.tensor([count - 1])))
 
 
-def similar_patches(estimate: Tensor, side: int, rows: Tensor, columns: Tensor) -> Tensor:
-    """For the patch at each row and column the numbers of those most like it, itself among them: (groups, similar)."""
-    height, width = (size - side + 1 for size in estimate.shape[-2:])
-    around = pad(estimate, [REACH] * 4, value=torch.inf)  # unlike any patch
-    patches, pitch = unfold(around, side)[0].mT.contiguous(), width + 2 * REACH
-    rows, columns = rows.to(estimate.device)[:, None], columns.to(estimate.device)
-    places = ((rows + REACH) * pitch + columns + REACH).flatten()
-    references = patches.index_select(0, places)
-    moves = torch.tensor(list(shifts(height, width)), device=estimate.device)
-    moved, steps = (moves[:, 0] * length + moves[:, 1] for length in (pitch, width))
-    distances = []
-    for part in moved.split(1 if estimate.device.type == "cpu" else SHIFTS):
-        others = patches.index_select(0, (places + part[:, None]).flatten()).view(len(part), *references.shape)
-        distances.append(others.sub_(references).square_().sum(-1))
-    distance = torch.cat(distances)
-    distance[moved == 0] -= 1  # the patch itself comes first even where others equal it
-    similar = min(SIMILAR, min(REACH + 1, height) * min(REACH + 1, width))
-    nearest = distance.T.contiguous().topk(similar, largest=False).indices
-    return (rows * width + columns).flatten()[:, None] + steps[nearest]
+def similar_patches(estimates: Tensor, side: int, rows: Tensor, columns: Tensor) -> Tensor:
+    """For the patch at each row and column of the first image the numbers of those most like it: (groups, similar).
 
-
-def shifts(height: int, width: int) -> Iterator[tuple[int, int]]:
-    """The places searched around a patch, of which there are height × width."""
+    Itself is the first of them. Patches are numbered row by row, image after image (images, C, H, W).
+    """
+    height, width = (size - side + 1 for size in estimates.shape[-2:])
     down, across = min(REACH, height - 1), min(REACH, width - 1)
-    return ((row, column) for row in range(-down, down + 1) for column in range(-across, across + 1))
+    around = pad(estimates, [across, across, down, down], value=FAR)
+    first, behind = int(rows[0]), int(rows[-1]) + side
+    reference = estimates[0, :, first:behind, None]
+    within = (
+        covering(rows - first, side, behind - first).to(estimates),
+        covering(columns, side, reference.shape[-1]).to(estimates),
+    )
+    squares = estimates.new_empty(len(reference), behind - first, 2 * across + 1, reference.shape[-1])
+    distances = []
+    for image in around:
+        for start in range(first, first + 2 * down + 1):
+            moved = image[:, start : start + behind - first].unfold(-1, reference.shape[-1], 1)
+            torch.sub(moved, reference, out=squares).square_()
+            square = squares[0] if len(squares) == 1 else squares.sum(0)
+            distances.append((within[0] @ square.flatten(1)).view(len(rows), -1, reference.shape[-1]) @ within[1].mT)
+    every = torch.stack(distances, 1).view(len(rows), -1, len(columns)).mT.flatten(0, 1)
+    every[:, down * (2 * across + 1) + across] = -1  # the patch itself comes first even where others equal it
+    similar = min(SIMILAR, min(REACH + 1, height) * min(REACH + 1, width))
+    nearest = every.topk(similar, largest=False).indices
+    image, row, column = (torch.arange(n) for n in (len(estimates), 2 * down + 1, 2 * across + 1))
+    moves = (image[:, None, None] * height + row[:, None] - down) * width + column - across
+    places = (rows[:, None] * width + columns).flatten()
+    return places.to(nearest.device)[:, None] + moves.flatten().to(nearest.device)[nearest]
+
+
+def covering(places: Tensor, side: int, size: int) -> Tensor:
+    """1 for every pixel, of so many, that lies in the patch at each place, else 0: (places, size)."""
+    inside = torch.arange(size) - places[:, None]
+    return ((inside >= 0) & (inside < side)).float()
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,33 +165,61 @@ class Colours:
 
 
 def filter_groups(
-    noisy: Tensor, estimate: Tensor, groups: Tensor, side: int, sigma: float, colours: Colours | None
-) -> tuple[Tensor, Tensor]:
-    r"""The sum over the filtered patches of all groups, at every pixel of one channel, and how many they are.
+    noisy: Tensor, estimates: Tensor, groups: Tensor, side: int, sigma: float, colours: Colours | None
+) -> Tensor:
+    r"""The sum over the filtered patches of all groups, at every pixel of one channel (H, W) of the first image.
 
     With the spread S of a group's n patches, :math:`C = S^T S / (n - 1)`, and the filter of :func:`refine` is
     :math:`\hat x = \mu + S^T (S S^T + (n - 1) v I)^{-1} S (y - \mu)`: a smaller system, whose Cholesky factor L makes
     it :math:`\mu + W W^T (y - \mu)` with :math:`W L^T = S^T`.
     """
-    patches, guides = (unfold(image, side)[0].mT.contiguous() for image in (noisy, estimate))
+    patches, guides = patches_of(noisy[None], side), patches_of(estimates, side)
     if colours is not None:
         patches, guides = patches @ colours.whiten.mT, guides @ colours.whiten.mT
-    similar = groups.shape[1]
-    noise, identity = SHARE * sigma**2 * max(1, similar - 1), torch.eye(similar, device=noisy.device)
-    sums = torch.zeros_like(patches)
+    similar, count = groups.shape[1], len(patches)
+    noise = SHARE * sigma**2 * max(1, similar - 1)
+    sums = patches.new_zeros(count + 1, side**2)
     for group in groups.split(CHUNK if noisy.device.type == "cpu" else len(groups)):
         shape = (*group.shape, side**2)
-        guide, patch = (values.index_select(0, group.flatten()).view(shape) for values in (guides, patches))
+        guide = guides.index_select(0, group.flatten()).view(shape)
+        patch = patches.index_select(0, group.flatten() % count).view(shape)
         mean = guide.mean(1, keepdim=True)
         spread = guide.sub_(mean)
         products = spread @ spread.mT
-        energy = products.diagonal(dim1=-2, dim2=-1).amax(-1)[:, None, None]
-        factor = torch.linalg.cholesky(products + (LEAST * energy).clamp(min=noise) * identity)
+        diagonal = products.diagonal(dim1=-2, dim2=-1)
+        diagonal += (LEAST * diagonal.amax(-1, keepdim=True)).clamp(min=noise)
+        factor = torch.linalg.cholesky(products)
         whitened = torch.linalg.solve_triangular(factor.mT, spread.mT, upper=True, left=False)  # copies nothing so
         kept = patch.sub_(mean) @ whitened @ whitened.mT
-        sums.index_put_((group.flatten(),), kept.add_(mean).flatten(0, 1), accumulate=True)
-    counts = groups.flatten().bincount(minlength=len(sums)).to(sums)
+        sums.index_put_((group.flatten().clamp(max=count),), kept.add_(mean).flatten(0, 1), accumulate=True)
+    sums = sums[:count]
     if colours is not None:
         sums = sums @ colours.colour.mT
-    size = noisy.shape[-2:]
-    return fold(sums.mT[None], size, side), fold(counts.expand(side**2, -1)[None], size, side)
+    return overlap(sums.view(-1, noisy.shape[-1] - side + 1, side, side))
+
+
+def patches_of(images: Tensor, side: int) -> Tensor:
+    """All patches (patches, side²) of images (images, H, W)."""
+    return images.unfold(1, side, 1).unfold(2, side, 1).reshape(-1, side * side)
+
+
+def overlap(patches: Tensor) -> Tensor:
+    """The image (H, W) of the sums of patches (rows, columns, side, side) where they overlap."""
+    rows, columns, side, _ = patches.shape
+    strips = patches.new_zeros(rows + side - 1, columns, side)
+    for row in range(side):
+        strips[row : row + rows] += patches[:, :, row]
+    image = patches.new_zeros(rows + side - 1, columns + side - 1)
+    for column in range(side):
+        image[:, column : column + columns] += strips[..., column]
+    return image
+
+
+def cover(groups: Tensor, side: int, size: torch.Size) -> Tensor:
+    """How many of the groups' patches in the first image cover each pixel, (1, 1, H, W)."""
+    height, width = (length - side + 1 for length in size)
+    counts = groups[groups < height * width].bincount(minlength=height * width)
+    rows, columns = (
+        covering(torch.arange(length), side, length + side - 1).to(groups.device) for length in (height, width)
+    )
+    return (rows.mT @ counts.view(height, width).float() @ columns)[None, None]
