@@ -21,7 +21,7 @@ DEVICE = "where to compute: auto (CUDA where there is a GPU, else the CPU), cpu 
 INTERRUPTED, TERMINATED = 130, 143
 COMPARED = "median,tv,nl-means,iddp,dna-prior"
 MOST_NAMED = 5  # files in one line
-SETTINGS = ("method", "device", "slice_dim", "batch_size", "rician", "mask", "residual", "spread")
+SETTINGS = ("method", "device", "slice_dim", "batch_size", "rician", "mask", "noise", "residual", "spread")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,6 +65,8 @@ def add_scan_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=8, help="slices at once; changes no result (8)")
     parser.add_argument("--rician", action="store_true", help="magnitudes (MR): remove what Rician noise adds to them")
     parser.add_argument("--mask", type=Path, help="scan of the same shape; where it is 0 nothing is changed, but seen")
+    noise = "its standard deviation in the scan's units, or a scan of the same shape that holds it (measured)"
+    parser.add_argument("--noise", type=number_or_path, help=noise)
     parser.add_argument("--residual", action="store_true", help="also write what was removed")
     parser.add_argument("--spread", action="store_true", help="also write the spread over restarts")
     add_caps(parser)
@@ -152,6 +154,18 @@ def printable(text: object) -> str:
 
 def axis_or_auto(text: str) -> int | str:
     return text if text == "auto" else int(text)
+
+
+def number_or_path(text: str) -> float | Path:
+    """A number, or the path of what is none.
+
+    >>> number_or_path("2.5"), number_or_path("noise.nii.gz").name
+    (2.5, 'noise.nii.gz')
+    """
+    try:
+        return float(text)
+    except ValueError:
+        return Path(text)
 
 
 def parse_option(text: str) -> tuple[str, Any]:

@@ -23,10 +23,10 @@ from ..files.discovery import Source, find_sources
 from ..files.disk import hash_of, write_json
 from ..files.names import OUTPUT_SUFFIXES, Outputs, bids_fields, sidecar_of, stem_of, suffix_of
 from ..files.preflight import preflight
-from ..files.scan import NoScan, Scan, UnsupportedScan, same_bits
+from ..files.scan import Caps, NoScan, Scan, UnsupportedScan, same_bits
 from ..noise.metrics import correlation
 from ..progress import Progress
-from ..transforms.volumes import Part, Slicing, check_magnitudes, denoise_parts
+from ..transforms.volumes import Part, Slicing, check_magnitudes, denoise_parts, strength_of
 from .settings import Settings
 
 NOTICE = "Not a medical device; keep the original."
@@ -70,6 +70,18 @@ class ScanJob:
             except ValueError as error:
                 raise UnsupportedScan(Path(self.source.label), str(error)) from error
         return scan
+
+    @cached_property
+    def noise(self) -> float | torch.Tensor | None:
+        """How strong the settings say that the noise is, everywhere or in every voxel."""
+        given = self.settings.noise
+        if not isinstance(given, Path):
+            return given
+        strength = torch.from_numpy(values_beside(given, self.scan, self.settings.caps))
+        try:
+            return strength_of(strength, torch.empty(1).expand(self.scan.stored.shape))
+        except ValueError as error:
+            raise UnsupportedScan(given, str(error)) from error
 
     @cached_property
     def outputs(self) -> Outputs:
@@ -140,7 +152,7 @@ class ScanJob:
             done.update(slices.indices)
             yield slices
         volume = torch.from_numpy(self.scan.values()).to(self.settings.computing)
-        for part in denoise_parts(volume, self.settings.denoiser, self.slicing, done=done):
+        for part in denoise_parts(volume, self.settings.denoiser, self.slicing, done=done, noise=self.noise):
             slices = finish_slices(self.scan, part)
             checkpoint.keep(slices)
             yield slices
@@ -208,19 +220,25 @@ def apply_mask(scan: Scan, settings: Settings) -> Scan:
     """The scan, of which only what lies in the mask is to change."""
     if settings.mask is None:
         return scan
-    sources, errors = find_sources(settings.mask)
-    bad = [error for error in errors if not isinstance(error, NoScan)]
-    if bad or len(sources) != 1:
-        raise bad[0] if bad else UnsupportedScan(settings.mask, "is not one scan")
-    preflight(sources[0], settings.caps)
-    mask = sources[0].read(settings.caps)
-    known = scan.affine is not None and mask.affine is not None
-    if known and not np.allclose(scan.affine, mask.affine, atol=SAME_AFFINE):  # type: ignore[arg-type]
-        raise UnsupportedScan(settings.mask, "does not lie where the scan lies; their affines differ")
+    values = values_beside(settings.mask, scan, settings.caps)
     try:
-        return scan.with_mask(np.nan_to_num(mask.values()[0]) != 0)
+        return scan.with_mask(np.nan_to_num(values) != 0)
     except ValueError as error:
         raise UnsupportedScan(settings.mask, str(error)) from error
+
+
+def values_beside(path: Path, scan: Scan, caps: Caps) -> np.ndarray:
+    """The values (W, H[, D]) of another scan that lies where a scan lies."""
+    sources, errors = find_sources(path)
+    bad = [error for error in errors if not isinstance(error, NoScan)]
+    if bad or len(sources) != 1:
+        raise bad[0] if bad else UnsupportedScan(path, "is not one scan")
+    preflight(sources[0], caps)
+    other = sources[0].read(caps)
+    known = scan.affine is not None and other.affine is not None
+    if known and not np.allclose(scan.affine, other.affine, atol=SAME_AFFINE):  # type: ignore[arg-type]
+        raise UnsupportedScan(path, "does not lie where the scan lies; their affines differ")
+    return other.values()[0]
 
 
 @dataclass

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from .. import __version__
+from ..checks import check_positive
 from ..denoisers.registry import create_denoiser
 from ..denoisers.result import Denoiser
 from ..files.disk import hash_of
@@ -28,6 +29,7 @@ class Settings:
         device: where to compute, see :func:`~monai_dnaprior.fitting.devices.computing_device`.
         slice_dim, batch_size, rician: see :class:`~monai_dnaprior.transforms.volumes.Slicing`.
         mask: a scan of the same shape; where it is 0, voxels come out as they are.
+        noise: its standard deviation in the units of the scan, or a scan of the same shape that holds it.
         residual, spread: also write what was removed, and the spread over restarts.
         caps: what a file may ask for.
         resume: go on where a run with the same input and settings stopped.
@@ -40,6 +42,7 @@ class Settings:
     batch_size: int = 8
     rician: bool = False
     mask: Path | None = None
+    noise: float | Path | None = None
     residual: bool = False
     spread: bool = False
     caps: Caps = field(default_factory=Caps)
@@ -47,8 +50,11 @@ class Settings:
 
     def __post_init__(self) -> None:
         check_spread(self.denoiser, self.spread)  # which refuses options that are out of range
-        if self.mask is not None and not self.mask.exists():
-            raise ValueError(f"mask={str(self.mask)!r} does not exist.")
+        for name, path in (("mask", self.mask), ("noise", self.noise)):
+            if isinstance(path, Path) and not path.exists():
+                raise ValueError(f"{name}={str(path)!r} does not exist.")
+        if self.noise is not None and not isinstance(self.noise, Path):
+            check_positive(noise=self.noise)
         self.slicing(colours=False)
         computing_device(self.device)
 
@@ -84,5 +90,6 @@ class Settings:
             "rician": self.rician,
             "device": self.computing.type,
             "mask": None if self.mask is None else hash_of(self.mask),
+            "noise": hash_of(self.noise) if isinstance(self.noise, Path) else self.noise,
             "weights": None if weights is None else hash_of(weights),
         }

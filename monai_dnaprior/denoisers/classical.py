@@ -17,7 +17,8 @@ from torch import Tensor
 from ..checks import check_positive, is_number
 from ..noise.background import exact_background, fill_background
 from ..noise.estimate import estimate_sigma
-from .result import Record, Result, check_noisy
+from ..noise.model import NoiseModel
+from .result import Known, Record, Result, check_noisy
 
 TV_WEIGHT_PER_SIGMA = 1.0
 NL_MEANS_STRENGTH = 0.8
@@ -40,9 +41,14 @@ class Classical:
         if self.sigma is not None and not (is_number(self.sigma) and self.sigma > 0):
             raise ValueError(f"sigma={self.sigma} must be positive; leave it out to have it estimated.")
 
-    def __call__(self, noisy: Tensor, *, slice_indices: Sequence[int] | None = None) -> Result:
+    def __call__(
+        self, noisy: Tensor, *, slice_indices: Sequence[int] | None = None, noise: Sequence[Known] | None = None
+    ) -> Result:
         check_noisy(noisy)
-        sigmas = estimate_sigma(noisy).tolist() if self.sigma is None else [self.sigma] * len(noisy)
+        if noise is not None:
+            sigmas = [NoiseModel(0).given(known).sigma for known in noise]
+        else:
+            sigmas = estimate_sigma(noisy).tolist() if self.sigma is None else [self.sigma] * len(noisy)
         pairs = [self._denoise(image.detach().float(), sigma) for image, sigma in zip(noisy, sigmas, strict=True)]
         return Result(torch.stack([image for image, _ in pairs]), [record for _, record in pairs])
 

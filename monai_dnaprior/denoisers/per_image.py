@@ -21,7 +21,7 @@ from ..fitting.threads import side_by_side
 from ..fitting.tiles import blend_tiles, place_tiles
 from ..noise.estimate import varying_pixels
 from ..noise.model import NoiseModel
-from .result import Record, Result, check_noisy
+from .result import Known, Record, Result, check_noisy
 from .safeguards import Safeguards, measure_noise, measure_strength
 
 STOPPING = ("discrepancy", "variance", "steps")
@@ -123,7 +123,12 @@ class PerImageFit:
         return getattr(self, "tv_weight", None)
 
     def __call__(
-        self, noisy: Tensor, *, slice_indices: Sequence[int] | None = None, network: nn.Module | None = None
+        self,
+        noisy: Tensor,
+        *,
+        slice_indices: Sequence[int] | None = None,
+        noise: Sequence[Known] | None = None,
+        network: nn.Module | None = None,
     ) -> Result:
         """Denoise (B, C, H, W) images; ``network`` gives the initial weights in place of :meth:`network`."""
         check_noisy(noisy)
@@ -133,7 +138,7 @@ class PerImageFit:
         initial = self.network(noisy.shape[1]) if network is None else network
         measure = measure_noise if self.whitened else measure_strength
         guard = partial(Safeguards.of, stabilise=self.stabilise, measure=measure)
-        guards = side_by_side(guard, noisy.split(1), device=noisy.device)
+        guards = side_by_side(guard, noisy.split(1), noise or [None] * len(noisy), device=noisy.device)
         procedures = [
             self.denoise_image(guard, initial, index, restart)
             for guard, index in zip(guards, indices, strict=True)

@@ -8,6 +8,10 @@ from typing import Protocol
 
 from torch import Tensor
 
+from ..noise.model import NoiseModel
+
+Known = Tensor | NoiseModel  # of the noise in an image: how strong it is at every pixel, (1, 1, H, W), or all
+
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
@@ -69,10 +73,14 @@ class Result:
 class Denoiser(Protocol):
     """Noisy images in, (B, C, H, W) with intensities about [0, 1]; the same shape and one record an image out.
 
-    ``slice_indices`` numbers the images within their volume, so that a slice is treated alike in any batch.
+    ``slice_indices`` numbers the images within their volume, so that a slice is treated alike in any batch. ``noise``
+    is what is known of the noise in each image, in place of what is measured, see
+    :meth:`~monai_dnaprior.noise.model.NoiseModel.given`.
     """
 
-    def __call__(self, noisy: Tensor, *, slice_indices: Sequence[int] | None = None) -> Result: ...
+    def __call__(
+        self, noisy: Tensor, *, slice_indices: Sequence[int] | None = None, noise: Sequence[Known] | None = None
+    ) -> Result: ...
 
 
 def check_noisy(noisy: Tensor) -> None:

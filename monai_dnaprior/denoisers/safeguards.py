@@ -13,7 +13,7 @@ from ..noise.background import exact_background, fill_background
 from ..noise.estimate import CORRELATED, CORRELATED_NOISE, DEPENDENT_NOISE, NoiseKind, estimate_sigma
 from ..noise.model import NoiseModel
 from ..noise.stabilisation import Stabiliser
-from .result import Record
+from .result import Known, Record
 
 LEAST_SIDE = 96  # of an image whose noise may be measured to be correlated
 NOT_FINITE = "the result was not finite; the input is given back"
@@ -44,18 +44,21 @@ class Safeguards:
     measured: float
 
     @classmethod
-    def of(cls, image: Tensor, *, stabilise: bool, measure: Measurement) -> Safeguards:
-        """Measure the noise of an image, stabilised first if that is wanted and its noise depends on brightness."""
+    def of(cls, image: Tensor, known: Known | None = None, *, stabilise: bool, measure: Measurement) -> Safeguards:
+        """Measure the noise of an image, stabilised first if that is wanted and its noise depends on brightness.
+
+        What is known of the noise, see :meth:`~monai_dnaprior.noise.model.NoiseModel.given`, takes the place of that.
+        """
         started = time.perf_counter()
         original = image.clone().float()
         background = exact_background(original)
         noisy = fill_background(original, background)
         kind, stabiliser = NoiseKind.of(noisy), None
-        if stabilise and kind.can_be_stabilised:
+        if stabilise and known is None and kind.can_be_stabilised:
             stabiliser = Stabiliser.of(noisy)
             noisy = stabiliser(noisy)
             kind = NoiseKind.of(noisy)
-        noise = measure(noisy, kind)
+        noise = known if isinstance(known, NoiseModel) else measure(noisy, kind).given(known)
         return cls(original, noisy, background, noise, kind, stabiliser, started, time.perf_counter() - started)
 
     def start(self, *, first: bool) -> Safeguards:

@@ -22,7 +22,7 @@ from ..noise.model import NoiseModel
 from ..training.unet import DenoisingUNet
 from ..training.weights import SHIPPED, SHIPPED_CORRELATED, TrainedNetwork, load_weights
 from .nonlocal_bayes import cosines, refine
-from .result import Record, Result, check_noisy
+from .result import Known, Record, Result, check_noisy
 from .safeguards import Safeguards, measure_correlated, measure_noise
 
 SURROUNDINGS = 33  # side of the window over which the noise around a pixel is measured
@@ -98,7 +98,12 @@ class Trained:
         return self.trained().network
 
     def __call__(
-        self, noisy: Tensor, *, slice_indices: Sequence[int] | None = None, network: nn.Module | None = None
+        self,
+        noisy: Tensor,
+        *,
+        slice_indices: Sequence[int] | None = None,
+        noise: Sequence[Known] | None = None,
+        network: nn.Module | None = None,
     ) -> Result:
         """Denoise (B, C, H, W) images; ``network`` takes the place of the one that ``weights`` hold."""
         check_noisy(noisy)
@@ -106,15 +111,18 @@ class Trained:
         white = place_network(white, network or white.network, noisy)
         correlated = place_network(correlated, correlated.network, noisy)
         denoise_one = partial(self.denoise_one, white, correlated)
-        outcomes = side_by_side(denoise_one, noisy.split(1), device=noisy.device)
+        outcomes = side_by_side(denoise_one, noisy.split(1), noise or [None] * len(noisy), device=noisy.device)
         images, records = zip(*outcomes, strict=True)
         return Result(torch.cat(images), list(records))
 
-    def denoise_one(self, white: TrainedNetwork, correlated: TrainedNetwork, noisy: Tensor) -> tuple[Tensor, Record]:
+    def denoise_one(
+        self, white: TrainedNetwork, correlated: TrainedNetwork, noisy: Tensor, known: Known | None
+    ) -> tuple[Tensor, Record]:
         """One image (1, C, H, W): leave it alone, or pass it through a network; a pixel that fails stays as it is."""
         with torch.no_grad():
             refined = self.refinements > 0
-            guard = Safeguards.of(noisy, stabilise=refined, measure=measure_noise if refined else measure_correlated)
+            measure = measure_noise if refined else measure_correlated
+            guard = Safeguards.of(noisy, known, stabilise=refined, measure=measure)
             if reason := guard.reason_to_leave(self.clean_sigma):
                 return guard.leave(reason)
             noise = guard.noise

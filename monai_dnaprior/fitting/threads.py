@@ -26,22 +26,22 @@ def gradients_enabled(device: torch.device) -> Iterator[None]:
         yield
 
 
-def side_by_side(function: Callable[[Any], Outcome], items: Iterable[Any], *, device: torch.device) -> list[Outcome]:
+def side_by_side(function: Callable[..., Outcome], *items: Iterable[Any], device: torch.device) -> list[Outcome]:
     """Map a function that fits over some items, with gradients enabled; on a CPU in several threads.
 
     There are as many threads as PyTorch may use, each computing with one: small images do not fill more, and the
     result has the same bits however many there are.
     """
 
-    def fit_one(item: Any) -> Outcome:
+    def fit_one(*item: Any) -> Outcome:
         with gradients_enabled(device):
-            return function(item)
+            return function(*item)
 
     if device.type != "cpu":
         with repeatable(device):
-            return [fit_one(item) for item in items]
+            return list(map(fit_one, *items))
     with single_threaded_pool() as pool:
-        return list(pool.map(fit_one, items))
+        return list(pool.map(fit_one, *items))
 
 
 class Restored:

@@ -61,6 +61,19 @@ class NoiseModel:
             None if deviation is None else deviation[None, None].to(noisy.device),
         )
 
+    def given(self, known: Tensor | NoiseModel | None) -> NoiseModel:
+        """What is known of the noise, in place of what was measured.
+
+        Args:
+            known: the standard deviation at every pixel, (1, 1, H, W), whose correlation stays that of this model, as
+                does its map if all are equal; or a model that says all; None if nothing is known.
+        """
+        if known is None or isinstance(known, NoiseModel):
+            return known or self
+        sigma = known.square().mean().sqrt()
+        deviation = self.deviation if known.min() == known.max() else known / sigma
+        return NoiseModel(sigma.item(), self.correlation, deviation)
+
     @property
     def is_white(self) -> bool:
         """Whether neighbouring pixels are not alike; the noise may be uneven."""
@@ -109,6 +122,11 @@ class NoiseModel:
     def crop(self, place: tuple[Any, ...]) -> NoiseModel:
         """The noise of a part of the image."""
         return self if self.deviation is None else replace(self, deviation=self.deviation[place])
+
+    def to(self, device: torch.device) -> NoiseModel:
+        """The same on a device."""
+        parts = (None if part is None else part.to(device) for part in (self.correlation, self.deviation))
+        return NoiseModel(self.sigma, *parts)
 
     def scale(self, factor: float) -> NoiseModel:
         """The noise of the image times a factor."""

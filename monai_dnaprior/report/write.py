@@ -21,7 +21,7 @@ from .charts import number
 from .findings import count_noun
 
 NEEDED = {
-    "configuration": {"version", "method", "options", "slice_dim", "rician", "device", "mask", "weights"},
+    "configuration": {"version", "method", "options", "slice_dim", "rician", "device", "mask", "noise", "weights"},
     "residual": {"standard_deviation", "correlation_with_image"},
     "voxels": {"all", "left_out", "changed", "clipped"},
     "versions": {"python"},

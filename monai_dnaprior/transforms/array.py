@@ -25,7 +25,7 @@ from ..fitting.devices import computing_device, device_name
 from ..training.weights import SHIPPED
 from .metadata import name_of, slicing_of
 from .signature import takes_parameters_of
-from .volumes import AUTO, Slicing, check_spread, check_volume, denoise_volume
+from .volumes import AUTO, Noise, Slicing, check_spread, check_volume, denoise_volume
 
 logger = logging.getLogger(__name__)
 RECORDS_KEY = "denoising"
@@ -43,6 +43,8 @@ class Denoise(Transform):
         channel_wise: denoise every channel by itself (modalities, time points), or all together (RGB).
         batch_size: slices fitted side by side, on a CPU one a thread; the result does not depend on it.
         rician: the image holds magnitudes (MR): also take away what Rician noise adds to their mean.
+        noise: what is known of the noise, in the image's units, in place of what is measured: its standard deviation,
+            as a number or a map of the image's shape, or a :class:`~monai_dnaprior.noise.model.NoiseModel`.
         device: where to compute: ``"auto"`` (where the image lies if that is a GPU, else a GPU if there is one, else
             the CPU), ``"cpu"`` or ``"cuda"``.
         progress: show a progress bar.
@@ -79,6 +81,7 @@ class Denoise(Transform):
         channel_wise: bool = False,
         batch_size: int = 8,
         rician: bool = False,
+        noise: Noise | None = None,
         device: str | torch.device = "auto",
         progress: bool = False,
         residual: bool = False,
@@ -92,7 +95,7 @@ class Denoise(Transform):
             slice_dim=slice_dim, channel_wise=channel_wise, batch_size=batch_size, rician=rician, progress=progress
         )
         self.device = device_name(device)
-        self.residual, self.spread = residual, spread
+        self.residual, self.spread, self.noise = residual, spread, noise
 
     def __call__(self, img: NdarrayOrTensor) -> Any:
         image = to_tensor(img)
@@ -100,7 +103,7 @@ class Denoise(Transform):
         denoiser = create_denoiser(self.method, **self.options)
         check_volume(image)
         slicing, doubts = slicing_of(img, self.slicing)
-        result = denoise_volume(image.to(device), denoiser, slicing)
+        result = denoise_volume(image.to(device), denoiser, slicing, noise=self.noise)
         log_result(name_of(img), result, slicing, doubts)
         outputs = [result.image]
         if self.residual:

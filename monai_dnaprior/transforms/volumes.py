@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..checks import check_flag, check_whole, is_whole
 from ..denoisers.outcome import UNTREATED
-from ..denoisers.result import Denoiser, Record, Result
+from ..denoisers.result import Denoiser, Known, Record, Result
 from ..noise.intensity import intensity_range
+from ..noise.model import NoiseModel
 from ..noise.rician import without_rician_bias
 from ..progress import Progress
 from .out_of_memory import attribute, within_memory
@@ -106,7 +108,12 @@ class Slicing:
         return slices[0] if ndim == SPATIAL_AXES else slices.movedim(0, self.axis)
 
 
-def denoise_volume(volume: Tensor, denoiser: Denoiser, slicing: Slicing | None = None) -> Result:
+Noise = float | np.ndarray | Tensor | NoiseModel  # what is known of it, in the units of a volume
+
+
+def denoise_volume(
+    volume: Tensor, denoiser: Denoiser, slicing: Slicing | None = None, *, noise: Noise | None = None
+) -> Result:
     r"""Denoise every 2D slice of a volume, in the volume's own units.
 
     Intensities are scaled so that the 0.5th and 99.5th percentiles of the volume become 0 and 1, and what the
@@ -121,6 +128,9 @@ def denoise_volume(volume: Tensor, denoiser: Denoiser, slicing: Slicing | None =
             from the denoiser and come out as they are.
         denoiser: see :class:`~monai_dnaprior.denoisers.result.Denoiser`.
         slicing: how the volume is cut; None for the defaults of :class:`Slicing`.
+        noise: what is known of the noise, in the volume's units, in place of what is measured in each slice: its
+            standard deviation, one number or a map of the volume's shape, (C, H, W[, D]) or (H, W[, D]); or a
+            :class:`~monai_dnaprior.noise.model.NoiseModel`, which says its correlation as well.
 
     Returns:
         the denoised volume, float32, on the same device; the records in the order of the slices (channel after channel
@@ -131,7 +141,7 @@ def denoise_volume(volume: Tensor, denoiser: Denoiser, slicing: Slicing | None =
     image, spread = torch.empty(volume.shape, dtype=torch.float32, device=volume.device), None
     records: list[Record] = []
     with Progress(slicing.count(volume.shape), unit="slice", name=f"on {volume.device}", shown=slicing.progress) as bar:
-        for part in denoise_parts(volume, denoiser, slicing):
+        for part in denoise_parts(volume, denoiser, slicing, noise=noise):
             image[part.place] = (volume[part.place].double() - part.residual).float()
             if part.spread is not None:
                 spread = torch.zeros_like(image) if spread is None else spread
@@ -162,12 +172,15 @@ class Part:
     span: float
 
 
-def denoise_parts(volume: Tensor, denoiser: Denoiser, slicing: Slicing, *, done: Container[int] = ()) -> Iterator[Part]:
+def denoise_parts(
+    volume: Tensor, denoiser: Denoiser, slicing: Slicing, *, done: Container[int] = (), noise: Noise | None = None
+) -> Iterator[Part]:
     """What :func:`denoise_volume` takes from a volume, part by part, without the slices that are done."""
     check_volume(volume)
     if slicing.rician:
         check_magnitudes(volume)
     volume, depth = volume.detach(), slicing.depth(volume.shape)
+    strength = None if noise is None or isinstance(noise, NoiseModel) else strength_of(noise, volume)
     for number in range(len(volume) if slicing.channel_wise else 1):
         channels = slice(number, number + 1) if slicing.channel_wise else slice(None)
         offset, span = intensity_range(volume[channels])
@@ -177,7 +190,12 @@ def denoise_parts(volume: Tensor, denoiser: Denoiser, slicing: Slicing, *, done:
             noisy = ((slicing.cut(volume[place]).double() - offset) / span).float()
             visible = noisy.isfinite()
             noisy = torch.where(visible, noisy, 0)
-            result = attribute(within_memory(denoiser, noisy, indices))
+            known: list[Known] | None = None
+            if isinstance(noise, NoiseModel):
+                known = [noise.to(volume.device).scale(1 / span)] * len(noisy)
+            elif strength is not None:
+                known = list((slicing.cut(strength[place]) / span).float().mean(1, keepdim=True).split(1))
+            result = attribute(within_memory(denoiser, noisy, indices, known))
             result = remove_rician_bias(noisy, result, offset / span) if slicing.rician else result
             residual = torch.where(visible, span * (noisy.double() - result.image.double()), 0)
             spread = None if result.spread is None else torch.where(visible, span * result.spread, 0)
@@ -233,6 +251,19 @@ def remove_rician_bias(noisy: Tensor, result: Result, zero: float) -> Result:
         for record, sigma, one in zip(result.records, sigmas, treated, strict=True)
     ]
     return replace(result, image=image, records=records)
+
+
+def strength_of(noise: float | np.ndarray | Tensor, volume: Tensor) -> Tensor:
+    """The standard deviation of the noise in every voxel of a volume (C, H, W[, D])."""
+    strength = torch.as_tensor(noise).detach().to(volume.device, torch.float64)
+    if strength.ndim and tuple(strength.shape) not in (tuple(volume.shape), tuple(volume.shape[1:])):
+        raise ValueError(
+            f"noise.shape={tuple(strength.shape)} is not that of the image, {tuple(volume.shape[1:])}; give one number "
+            "or a map of this shape."
+        )
+    if not (strength.isfinite().all() and (strength > 0).all()):
+        raise ValueError(f"noise from {strength.min():g} to {strength.max():g} must be positive and finite everywhere.")
+    return strength.expand(volume.shape)
 
 
 def check_volume(volume: Tensor) -> None:
