@@ -72,7 +72,7 @@ class NoiseModel:
             return known or self
         sigma = known.square().mean().sqrt()
         deviation = self.deviation if known.min() == known.max() else known / sigma
-        return NoiseModel(sigma.item(), self.correlation, deviation)
+        return replace(self, sigma=sigma.item(), deviation=deviation)
 
     @property
     def is_white(self) -> bool:
@@ -125,8 +125,10 @@ class NoiseModel:
 
     def to(self, device: torch.device) -> NoiseModel:
         """The same on a device."""
-        parts = (None if part is None else part.to(device) for part in (self.correlation, self.deviation))
-        return NoiseModel(self.sigma, *parts)
+        correlation, deviation = (
+            part if part is None else part.to(device) for part in (self.correlation, self.deviation)
+        )
+        return replace(self, correlation=correlation, deviation=deviation)
 
     def scale(self, factor: float) -> NoiseModel:
         """The noise of the image times a factor."""
