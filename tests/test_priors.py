@@ -115,8 +115,8 @@ def test_an_empty_background_comes_out_as_it_is(noisy_slice: Tensor) -> None:
     image[..., 50:60, 60:70] = -1
     result = DNAPrior(**SHORT)(image)
     untouched = torch.ones_like(image, dtype=torch.bool)
-    untouched[..., 19 : 20 + 96 + 1, 29 : 30 + 80 + 1] = False
-    untouched[..., 51:59, 61:69] = True
+    untouched[..., 20 : 20 + 96, 30 : 30 + 80] = False
+    untouched[..., 50:60, 60:70] = True
     assert torch.equal(result.image[untouched], image[untouched])
     assert (result.image[~untouched] != image[~untouched]).float().mean() > 0.99
     assert result.records[0].sigma == pytest.approx(25 / 255, rel=0.15)
