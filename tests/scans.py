@@ -14,6 +14,8 @@ from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from monai_dnaprior.files.dicom import tolerant
+from monai_dnaprior.files.discovery import find_sources
+from monai_dnaprior.files.scan import Caps, Scan
 
 PYDICOM_DATA = Path(pydicom.__file__).parent / "data" / "test_files"
 
@@ -86,3 +88,9 @@ def with_frame(change: Callable[[bytes], bytes], source: str) -> bytes:
     """A shipped compressed file whose compressed pixels are changed, soundly wrapped."""
     frame = next(generate_frames(pydicom.dcmread(PYDICOM_DATA / source).PixelData, number_of_frames=1))
     return edited(source=source, PixelData=encapsulate([change(frame)]))
+
+
+def read_scan(path: Path) -> Scan:
+    """What a file holds, by the reader of its kind."""
+    (source,), _ = find_sources(path)
+    return source.read(Caps())

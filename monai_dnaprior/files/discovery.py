@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import dicom, itk, nifti
+from . import dicom, itk, nifti, png, tiff
 from .names import SUFFIXES, name_output, stem_of, suffix_of
 from .scan import Caps, NoScan, Scan, ScanError, UnsupportedScan
 
@@ -16,6 +16,8 @@ READERS: dict[str, Callable[[tuple[Path, ...], Caps], Scan]] = {
     "NIfTI": lambda files, caps: nifti.read_nifti(files[0], caps),
     "DICOM": lambda files, caps: dicom.read_dicom(files, caps),
     "ITK": lambda files, caps: itk.read_itk(files[0], caps),
+    "PNG": lambda files, caps: png.read_png(files[0], caps),
+    "TIFF": lambda files, caps: tiff.read_tiff(files[0], caps),
 }
 
 
@@ -115,7 +117,7 @@ def sources_of_folder(files: Sequence[Path], top: Path) -> tuple[list[Source], l
     sources = [
         Source(kind, (file,), str(file.parent.relative_to(top) / stem_of(file.name)), suffix_of(file.name))
         for file, kind in kinds.items()
-        if kind in ("NIfTI", "ITK")
+        if kind not in (None, "DICOM")
     ]
     stacks, refused = dicom.group_series([file for file, kind in kinds.items() if kind == "DICOM"])
     for number, stack in enumerate(stacks):
@@ -132,6 +134,10 @@ def kind_of(path: Path) -> str | None:
         return "NIfTI"
     if name.endswith(itk.SUFFIXES):
         return "ITK"
+    if name.endswith(tiff.SUFFIXES):
+        return "TIFF"
+    if name.endswith(png.SUFFIXES):
+        return "PNG"
     if dicom.is_dicom(path):
         return "DICOM"
     return "NIfTI" if name.endswith((".hdr", ".img")) else None

@@ -1,4 +1,4 @@
-"""NRRD, MetaImage, PNG and TIFF files in and out, through SimpleITK."""
+"""NRRD and MetaImage files in and out, through SimpleITK."""
 
 from __future__ import annotations
 
@@ -15,10 +15,7 @@ import SimpleITK
 
 from .scan import Caps, CorruptScan, Scan, UnsupportedScan, largest_slice, limits_of, ras_affine
 
-PICTURES = (".png", ".tif", ".tiff")
-FORMATS = {".nrrd": "NrrdImageIO", ".mha": "MetaImageIO", ".png": "PNGImageIO"} | dict.fromkeys(
-    (".tif", ".tiff"), "TIFFImageIO"
-)
+FORMATS = {".nrrd": "NrrdImageIO", ".mha": "MetaImageIO"}
 SUFFIXES = tuple(FORMATS)
 HEADER_ENDS = {
     ".nrrd": re.compile(rb"\n\r?\n"),
@@ -40,8 +37,7 @@ class ItkScan(Scan):
 
     @property
     def values_suffix(self) -> str:
-        suffix = Path(self.name).suffix.lower()
-        return ".tif" if suffix in PICTURES else suffix
+        return Path(self.name).suffix.lower()
 
     @property
     def spacing(self) -> Sequence[float] | None:
@@ -72,7 +68,7 @@ class ItkScan(Scan):
 
 
 def read_itk(path: Path, caps: Caps | None = None) -> ItkScan:
-    """Read an NRRD, MetaImage, PNG or TIFF file of two to four axes, the last of four being volumes.
+    """Read an NRRD or MetaImage file of two to four axes, the last of four being volumes.
 
     Pictures of two axes may be grey or in colour, opaque or not.
 
@@ -121,9 +117,7 @@ def header_of(path: Path, start: bytes) -> bytes:
     that no way of writing a header passes for another, it must end within what is there of the file, and all of that
     mentions no other file.
     """
-    end = HEADER_ENDS.get(path.suffix.lower())
-    if end is None:
-        return b""
+    end = HEADER_ENDS[path.suffix.lower()]
     if ANOTHER_FILE.search(end.sub(b"", start, count=1)):
         raise UnsupportedScan(path, "keeps its voxels in another file; convert it to one file first")
     found = end.search(start)

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from . import itk, nifti
+from . import itk, nifti, png, tiff
 from .disk import write_json, write_whole
 
-OUTPUT_SUFFIXES = {"NIfTI": nifti.SUFFIXES, "ITK": itk.SUFFIXES, "DICOM": (".dcm",)}
+OUTPUT_SUFFIXES = {
+    "NIfTI": nifti.SUFFIXES, "ITK": itk.SUFFIXES, "PNG": png.SUFFIXES, "TIFF": tiff.SUFFIXES, "DICOM": (".dcm",)
+}  # fmt: skip
 SUFFIXES = tuple(suffix for suffixes in OUTPUT_SUFFIXES.values() for suffix in suffixes)
 PICTURE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
 CHECKPOINT_SUFFIX = ".partial"

@@ -16,10 +16,9 @@ import numpy as np
 import pytest
 import SimpleITK
 from run_command import assert_refused, run
-from scans import edited, shipped, with_frame
+from scans import edited, read_scan, shipped, with_frame
 
 from monai_dnaprior.__main__ import main
-from monai_dnaprior.files.itk import read_itk
 from monai_dnaprior.files.nifti import read_nifti
 from monai_dnaprior.files.scan import Caps, CorruptScan, ScanError, UnsupportedScan
 
@@ -149,9 +148,9 @@ def test_no_header_names_another_file(tmp_path: Path, suffix: str, record_proper
             for between in BETWEEN[suffix]:
                 path.write_bytes(header(f"{len(SECRET)} 1", spelling.format(name), between))
                 with pytest.raises(ScanError, match="another file|header does not end"):
-                    read_itk(path)
+                    read_scan(path)
     path.write_bytes(header("10 10"))
-    assert read_itk(path).stored.shape == (1, 10, 10)
+    assert read_scan(path).stored.shape == (1, 10, 10)
 
 
 def test_no_name_hides_another_format(tmp_path: Path) -> None:
@@ -161,7 +160,7 @@ def test_no_name_hides_another_format(tmp_path: Path) -> None:
     for suffix in (".png", ".tif", ".mha", ".nrrd"):
         path = (tmp_path / "scan.h5").rename(tmp_path / f"scan{suffix}")
         with pytest.raises(CorruptScan, match="not of the kind that its name says"):
-            read_itk(path)
+            read_scan(path)
         path.rename(tmp_path / "scan.h5")
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import SimpleITK
 from run_command import assert_refused, run, tries
+from scans import read_scan
 
-from monai_dnaprior.files.itk import read_itk
 from monai_dnaprior.files.scan import CorruptScan
 
 pytestmark = pytest.mark.fault("F1")
@@ -38,16 +38,16 @@ def test_cut_file_is_refused(tmp_path: Path, suffix: str, packed: bool, record_p
     for cut in cuts:
         path.write_bytes(content[:cut])
         with pytest.raises(CorruptScan):
-            read_itk(path)
+            read_scan(path)
     path.write_bytes(content)
-    assert read_itk(path).stored.shape == ((1, 12, 14, 5) if suffix in (".nrrd", ".mha") else (1, 12, 14))
+    assert read_scan(path).stored.shape == ((1, 12, 14, 5) if suffix in (".nrrd", ".mha") else (1, 12, 14))
 
 
 @pytest.mark.parametrize("suffix", HEADER_ENDS)
 def test_flipped_bits_change_no_voxel(tmp_path: Path, suffix: str, record_property: Any) -> None:
     """Of compressed voxels, which have a checksum: every flip is refused, or is of no consequence."""
     content, path = written(tmp_path, suffix), tmp_path / f"scan{suffix}"
-    sound = read_itk(tmp_path / f"sound{suffix}").stored
+    sound = read_scan(tmp_path / f"sound{suffix}").stored
     generator, count = np.random.default_rng(0), tries(100, 1000)
     record_property("tried", count)
     start, refused = content.index(HEADER_ENDS[suffix]) + len(HEADER_ENDS[suffix]), 0
@@ -56,7 +56,7 @@ def test_flipped_bits_change_no_voxel(tmp_path: Path, suffix: str, record_proper
         changed[place] ^= 1 << int(generator.integers(8))
         path.write_bytes(changed)
         try:
-            assert np.array_equal(read_itk(path).stored, sound)
+            assert np.array_equal(read_scan(path).stored, sound)
         except CorruptScan:
             refused += 1
     assert refused > 0.9 * count
