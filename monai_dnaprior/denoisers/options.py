@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -39,14 +39,20 @@ def check_options(method: str, create: Callable[..., Any], options: Mapping[str,
     TypeError: widht is no option of blur; it has width. Did you mean width?
     """
     known = options_of(create)
+    check_names(method, options, known)
     for name, value in options.items():
-        if name not in known:
-            raise TypeError(f"{name} is no option of {method}; it has {', '.join(known)}.{suggest(name, known)}")
         kinds = known[name].annotation.split(" | ")
         if value is None and "preset" in known:
             continue  # the preset's
         if set(kinds) <= set(KINDS) and not any(KINDS[kind][1](value) for kind in kinds):
             raise ValueError(f"{name}={value!r} must be {' or '.join(KINDS[kind][0] for kind in kinds)}.")
+
+
+def check_names(owner: str, names: Iterable[str], known: Collection[str]) -> None:
+    """Refuse a name that is none of those known, naming all and the nearest."""
+    for name in names:
+        if name not in known:
+            raise TypeError(f"{name} is no option of {owner}; it has {', '.join(known)}.{suggest(name, known)}")
 
 
 def suggest(word: str, known: Iterable[str]) -> str:

@@ -7,6 +7,8 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+from ..denoisers.options import check_names
+
 Constructor = TypeVar("Constructor", bound=Callable[..., None])
 
 
@@ -31,9 +33,9 @@ def takes_parameters_of(other: type, *, without: Sequence[str] = ()) -> Callable
         signature = own.replace(parameters=[*named, *taken])
 
         @functools.wraps(constructor)
-        def checked(*arguments: Any, **others: Any) -> None:
-            signature.bind(*arguments, **others)
-            constructor(*arguments, **others)
+        def checked(self: Any, *arguments: Any, **others: Any) -> None:
+            check_names(type(self).__name__, others, [name for name in signature.parameters if name != "self"])
+            constructor(self, *arguments, **others)
 
         checked.__signature__ = signature  # type: ignore[attr-defined]
         return checked  # type: ignore[return-value]
