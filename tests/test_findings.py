@@ -11,13 +11,16 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from monai_dnaprior.files.discovery import find_sources
 from monai_dnaprior.files.scan import Caps
+from monai_dnaprior.noise.model import NoiseModel
 from monai_dnaprior.report.charts import Curve, chart
 from monai_dnaprior.report.findings import findings, list_slices
 from monai_dnaprior.report.measures import Measures, changed_pixels
+from monai_dnaprior.report.noise import ScanNoise
 from monai_dnaprior.report.pictures import (
     BUDGET,
     LARGEST_SIDE,
@@ -61,6 +64,9 @@ def test_pictures_keep_within_the_budget() -> None:
     assert len(within_budget([View(0, "", {"before": "x" * 2 * BUDGET})])) == 1
 
 
+BOX = torch.tensor([[0.25, 0.5, 0.25], [0.5, 1.0, 0.5], [0.25, 0.5, 0.25]])  # the correlation of means over 2 × 2
+
+
 def measures_of(image: np.ndarray, removed: np.ndarray) -> Measures:
     before = (image + removed)[None].astype(np.float32)
     shown = Shown(0, "", before, image[None].astype(np.float32), removed[None].astype(np.float32), None)
@@ -78,8 +84,9 @@ def sidecar(**changes: Any) -> dict[str, Any]:
     }
 
 
-def titles(measures: Measures, **changes: Any) -> list[str]:
-    return [finding.title for finding in findings(sidecar(**changes), measures)]
+def titles(measures: Measures, noise: NoiseModel | None = None, **changes: Any) -> list[str]:
+    measured = noise and ScanNoise(1, noise, noise.sigma_range, "", None)
+    return [finding.title for finding in findings(sidecar(**changes), measures, measured)]
 
 
 def test_of_white_noise_there_is_nothing_to_say() -> None:
@@ -98,13 +105,43 @@ def test_structure_in_what_was_removed_is_found() -> None:
     image = np.zeros((128, 128))
     image[32:96, 32:96] = 1
     alike = (noise + np.roll(noise, 1, 0) + np.roll(noise, 1, 1)) / 3**0.5
-    assert titles(measures_of(image, alike)) == ["The noise is correlated", "What was removed is not white"]
+    assert titles(measures_of(image, alike)) == ["The noise is correlated", "What was removed is not like the noise"]
     outline = noise * (1 + 5 * (np.abs(np.gradient(image)).sum(0) > 0))
     assert titles(measures_of(image, outline)) == ["Edges show in what was removed"]
     moved = measures_of(image, noise + 0.05 * image)
     assert "Mean intensities have moved" in titles(moved)
     correlated = {"mean": 0.0, "standard_deviation": 1.0, "correlation_with_image": -0.3}
     assert "What was removed follows the image" in titles(moved, residual=correlated)
+
+
+def test_removal_that_is_as_correlated_as_the_noise_is_not_blamed() -> None:
+    white = np.random.default_rng(0).normal(0, 0.1, (128, 128))
+    boxes = (white + np.roll(white, 1, 0) + np.roll(white, 1, 1) + np.roll(white, 1, (0, 1))) / 2
+    measures, unlike = measures_of(np.full((128, 128), 0.5), boxes), "What was removed is not like the noise"
+    record = {"sigma": 0.1, "stop_reason": "network", "warnings": [], "correlation": [0.5, 0.5]}
+    assert titles(measures, NoiseModel(0.1, BOX), slices=[record]) == []
+    assert titles(measures, NoiseModel(0.1), slices=[record]) == [unlike]
+    assert titles(measures, NoiseModel(0.1, BOX), slices=[{**record, "correlation": None}]) == [
+        "The noise is correlated"
+    ]
+    wider = np.round(white, 1).repeat(2, 0)[:128]
+    assert unlike in titles(measures_of(np.zeros((128, 128)), wider.repeat(2, 1)[:, :128]), NoiseModel(0.1, BOX / 2))
+
+
+def test_noise_is_measured_where_something_was_changed() -> None:
+    """In rows whose neighbours share two of three pixels, below a fill that is no noise."""
+    noise = np.random.default_rng(0).normal(0, 20, (1, 120, 98))
+    removed = noise[..., 2:] + noise[..., 1:-1] + noise[..., :-2]
+    removed[:, :24] = 0
+    before = np.where(removed == 0, -3024, 1000 + removed)
+    before[:, 0, 0] = np.nan
+    shown = Shown(0, "one", before, before - removed, removed, None)
+    measured = ScanNoise.of([shown])
+    assert measured
+    assert measured.model.sigma == pytest.approx(3**0.5 * 20, rel=0.1)
+    assert [axis[1] for axis in measured.correlation()] == pytest.approx([0, 2 / 3], abs=0.1)
+    assert ScanNoise.of([Shown(0, "one", before, before, np.zeros_like(before), None)]) is None
+    assert ScanNoise.of([Shown(0, "one", *[plane[:, -40:] for plane in (before, before, removed)], None)]) is None
 
 
 def test_what_happened_to_slices_and_voxels_is_told() -> None:
@@ -117,7 +154,7 @@ def test_what_happened_to_slices_and_voxels_is_told() -> None:
     ]
     voxels = {"all": 100, "left_out": 7, "changed": 90, "clipped": 1}
     warnings = [*under[-1], "slices are 1 to 2 mm apart"]
-    found = findings(sidecar(slices=records, voxels=voxels, warnings=warnings), measures)
+    found = findings(sidecar(slices=records, voxels=voxels, warnings=warnings), measures, None)
     assert [(one.level, one.title) for one in found] == [
         ("Caution", "1 slice could not be denoised"),
         ("Caution", "Under-fitted"),

@@ -14,6 +14,7 @@ from pathlib import Path
 import browser
 import numpy as np
 import pytest
+import torch
 from conftest import SHORT
 from PIL import Image
 from reports import Page, decoded, denoised, noisy_volume, write_volume
@@ -25,6 +26,7 @@ from monai_dnaprior.cohort.all_scans import denoise_all
 from monai_dnaprior.cohort.task import SOME_BAD
 from monai_dnaprior.files.discovery import Source
 from monai_dnaprior.files.scan import Caps, CorruptScan, ScanError, UnsupportedScan
+from monai_dnaprior.noise.model import NoiseModel
 from monai_dnaprior.report.before_after import STOPPED_BY
 from monai_dnaprior.report.write import read_sidecar, report_all, write_index, write_report
 
@@ -134,6 +136,27 @@ def test_scans_of_other_shapes_have_reports(tmp_path: Path, kind: str) -> None:
     pictures = Page(tmp_path / "out.html").all("img")
     assert len(pictures) == {"time": 6 * 3, "colour": 3, "flat": 3}[kind]
     assert "Volume 2, slice 1 of 2, noisy" in pictures[6]["alt"] if kind == "time" else True
+
+
+def test_the_measured_noise_stands_beside_what_was_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deviation = torch.linspace(0.5, 1.5, 98)[:, None].expand(1, 1, 98, 96)
+    known = NoiseModel(0.1, torch.tensor([[0.0, 0.0, 0.0], [0.5, 1.0, 0.5], [0.0, 0.0, 0.0]]), deviation)
+    monkeypatch.setattr(NoiseModel, "of", lambda noisy: known)
+    scan = write_volume(tmp_path / "scan.nii", np.random.default_rng(0).integers(0, 201, (96, 98, 1)).astype(np.int16))
+    write_report(*denoised(scan, tmp_path / "out.nii", method="median"), tmp_path / "out.html")
+    text, page = (tmp_path / "out.html").read_text(encoding="utf-8"), Page(tmp_path / "out.html")
+    rows = dict(re.findall(r'<th scope="row">([^<]*)</th><td[^>]*>([^<]*)<', text))
+    assert rows == {
+        "Standard deviation": "20",
+        "10th to 90th percentile of it over the slice": "11.9 to 28.1",
+        "Correlation of neighbours along rows": "0.50",
+        "Correlation length along rows, mm": "1.26",  # of pixels 1 mm apart, as the columns are 2
+        "Correlation of neighbours along columns": "0.00",
+        "Correlation length along columns, mm": "1.26",
+    }
+    assert ">noise<" in text
+    image = decoded(page.all("img")[-1]["src"])
+    np.testing.assert_allclose(image, (255 * deviation[0, 0] / 1.5).numpy(), atol=1)
 
 
 def test_a_scan_that_was_left_alone_has_a_report_without_empty_charts(tmp_path: Path) -> None:

@@ -17,9 +17,11 @@ from ..files.scan import Caps, CorruptScan, Scan
 from ..noise.intensity import PERCENTILES, intensity_range
 from .charts import Curve, chart, number
 from .findings import findings, heading
-from .measures import LAGS, Measures
-from .pictures import BUDGET, MARGIN, MOST, Layout, Scales, Shown, View, space_evenly, stride, within_budget
+from .measures import LAGS, Measures, radial
+from .noise import ScanNoise
+from .pictures import BUDGET, MARGIN, MOST, Layout, Scales, Shown, View, picture, space_evenly, stride, within_budget
 
+SPECTRUM = 128  # frequencies along each axis at which the power of the noise is shown
 MOST_DOTS = 80  # of a chart over slices; beyond, a line
 STOPPED_BY = {
     "discrepancy": "noise level reached",
@@ -92,11 +94,13 @@ class BeforeAfter:
         windows = self.windows()
         views, slices, scales = self.pictures(windows)
         measures = Measures.of(slices, windows[self.channels(slices[len(slices) // 2].number).start or 0])
+        noise, spacing = ScanNoise.of(slices), self.scan.spacing
+        pixel = spacing and [spacing[axis - 1] for axis in (self.layout.rows, self.layout.columns)]
         step = stride(slices[0].before)
         return {
             "sidecar": self.sidecar,
             "facts": facts(self.sidecar),
-            "findings": findings(self.sidecar, measures),
+            "findings": findings(self.sidecar, measures, noise),
             "views": views,
             "middle": views[len(views) // 2].number,
             "layout": self.layout,
@@ -105,7 +109,10 @@ class BeforeAfter:
             "step": step,
             "tiny": max(slices[0].before.shape[-2:]) < 256,
             "measures": measures,
-            "charts": {**charts_of(measures), **charts_of_slices(self.records, [one.number for one in slices])},
+            "noise": noise,
+            "compared": list(noise.compared(measures, pixel)) if noise else [],
+            "strength": strength_of(noise),
+            "charts": {**charts_of(measures, noise), **charts_of_slices(self.records, [one.number for one in slices])},
             "rows": list(rows(self.records, self.depth, self.total)),
             "fitted": any(record["steps"] for record in self.records),
         }
@@ -139,9 +146,22 @@ def facts(sidecar: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     ]
 
 
-def charts_of(measures: Measures) -> dict[str, str]:
-    """What was removed, and the intensities, as charts."""
+def strength_of(noise: ScanNoise | None) -> dict[str, Any] | None:
+    """How strong the noise is at every pixel of a slice as a picture, where it is uneven."""
+    if noise is None or noise.strength is None:
+        return None
+    white = float(noise.strength.max())
+    return {"picture": picture(noise.strength, 0, white), "label": noise.label, "white": white}
+
+
+def charts_of(measures: Measures, noise: ScanNoise | None) -> dict[str, str]:
+    """What was removed, beside the noise, and the intensities, as charts."""
     power, lags, bins, classes = measures.spectrum, range(LAGS + 1), measures.histogram, measures.bias
+    spectra = [Curve(power.tolist(), "after", "removed")]
+    if noise and noise.model.sigma > 0:
+        power = power * [1, (measures.deviation / noise.model.sigma) ** 2]
+        expected = radial(noise.model.spectrum(SPECTRUM, SPECTRUM).numpy())
+        spectra = [Curve(expected.tolist(), "before", "noise"), Curve(power.tolist(), "after", "removed")]
     low, high = (np.nanmean(part) for part in np.array_split(power[:, 1], 2))
     along = [
         [(lag, float(value)) for lag, value in zip(lags, part, strict=True)] for part in measures.autocorrelation.T
@@ -150,7 +170,7 @@ def charts_of(measures: Measures) -> dict[str, str]:
     shift = max((abs(row[1]) for row in classes), default=0.0)
     return {
         "spectrum": chart(
-            [Curve(power.tolist(), "after")],
+            spectra,
             alt=f"Power of what was removed: {number(low)} at low, {number(high)} at high frequencies; 1 is white.",
             x_label="cycles per pixel", y_label="power, white noise = 1", level=1.0, logarithmic=True,
         ),

@@ -9,9 +9,10 @@ from typing import Any
 from ..denoisers.outcome import FALLBACK, LEFT_ALONE, count_warnings
 from ..noise.estimate import CORRELATED
 from .measures import Measures
+from .noise import ScanNoise
 
 FOLLOWS = 0.1  # correlation with the image: 1 % of the variance of what was removed; ideal is a few hundredths
-ALIKE = 0.1  # correlation of neighbours in what was removed; white noise has about 0
+ALIKE = 0.1  # by which neighbours in what was removed may have a higher correlation than in the noise
 SHIFT = 0.2  # of the standard deviation of what was removed, by which the mean of an intensity class may move
 CERTAIN = 4  # standard errors
 EDGES = 1.5  # times as much removed at edges as in flat places; noise that depends on brightness alone gives about 1.3
@@ -30,9 +31,10 @@ class Finding:
         return "Caution" if self.caution else "Note"
 
 
-def findings(sidecar: Mapping[str, Any], measures: Measures) -> list[Finding]:
+def findings(sidecar: Mapping[str, Any], measures: Measures, noise: ScanNoise | None) -> list[Finding]:
     """All that there is to know, what matters most first."""
-    found = [*of_slices(sidecar), *of_warnings(sidecar, measures), *of_removed(sidecar, measures), *of_voxels(sidecar)]
+    found = [*of_slices(sidecar), *of_warnings(sidecar, measures)]
+    found += [*of_removed(sidecar, measures, noise), *of_voxels(sidecar)]
     return sorted(found, key=lambda finding: not finding.caution)
 
 
@@ -62,7 +64,8 @@ def of_warnings(sidecar: Mapping[str, Any], measures: Measures) -> Iterator[Find
         where = f"In {count} of {count_noun(total, 'slice')}." if count else "Of the whole scan."
         rest = sorted(texts)[0].partition(": ")[2]
         yield Finding(title, f"{sentence(rest)}. {where}" if rest else where)
-    if measures.noise > CORRELATED and not any("correlated" in text for text in sidecar["warnings"]):
+    treated = any(record.get("correlation") for record in sidecar["slices"])
+    if measures.noise > CORRELATED and not treated and not any("correlated" in text for text in sidecar["warnings"]):
         text = (
             f"Neighbouring pixels of the noisy slices have noise that is alike (correlation {measures.noise:.2f}), as "
             "after resampling or a reconstruction filter."
@@ -70,7 +73,7 @@ def of_warnings(sidecar: Mapping[str, Any], measures: Measures) -> Iterator[Find
         yield Finding("The noise is correlated", text)
 
 
-def of_removed(sidecar: Mapping[str, Any], measures: Measures) -> Iterator[Finding]:
+def of_removed(sidecar: Mapping[str, Any], measures: Measures, noise: ScanNoise | None) -> Iterator[Finding]:
     """Structure in what was removed."""
     follows = sidecar["residual"]["correlation_with_image"]
     if abs(follows) > FOLLOWS:
@@ -79,13 +82,14 @@ def of_removed(sidecar: Mapping[str, Any], measures: Measures) -> Iterator[Findi
             "Contrast may have been lost: look for anatomy in the map of what was removed."
         )
         yield Finding("What was removed follows the image", text)
-    alike = float(measures.autocorrelation[1].mean())
-    if alike > ALIKE:
+    alike, expected = float(measures.autocorrelation[1].mean()), noise.alike if noise else 0.0
+    if alike > expected + ALIKE:
+        source = f"the noise that is measured in the slices has {expected:.2f}" if noise else "white noise has 0"
         text = (
-            f"Neighbouring pixels of it have a correlation of {alike:.2f}; white noise has 0. Either the noise itself "
-            "is correlated, or structure was removed: look for edges in the map."
+            f"Neighbouring pixels of it have a correlation of {alike:.2f}; {source}. Either the noise is more "
+            "correlated than that, or structure was removed: look for edges in the map."
         )
-        yield Finding("What was removed is not white", text)
+        yield Finding("What was removed is not like the noise", text)
     if measures.edges > EDGES:
         text = (
             f"There is {measures.edges:.1f} times as much of it at edges as in flat places: edges were softened, or "

@@ -102,14 +102,22 @@ def mean_of_pairs(centred: Sequence[np.ndarray], seen: Sequence[np.ndarray], lag
 
 def spectrum(centred: Sequence[np.ndarray], seen: Sequence[np.ndarray], deviation: float) -> np.ndarray:
     """Radial power, (bins, 2): frequencies in cycles a pixel, and power over that of white noise."""
-    rows, columns = centred[0].shape[1:]
+    power, pixels = np.zeros(centred[0].shape[1:]), sum(int(where.sum()) for where in seen)
+    for values in centred:
+        power += (np.abs(np.fft.fft2(values)) ** 2).sum(0)
+    return radial(power / (max(pixels, 1) * (deviation**2 or 1.0)))
+
+
+def radial(power: np.ndarray) -> np.ndarray:
+    """The mean over all directions of a spectrum (rows, columns): (bins, 2), frequencies in cycles a pixel, and power.
+
+    >>> radial(np.ones((6, 6)))[:, 1].tolist()
+    [1.0, 1.0, 1.0]
+    """
+    rows, columns = power.shape
     count = max(3, min(24, min(rows, columns) // 2))
     edges = np.linspace(0, 0.5, count + 1)
     radius = np.hypot(np.fft.fftfreq(rows)[:, None], np.fft.fftfreq(columns)[None])
-    power, pixels = np.zeros(radius.shape), sum(int(where.sum()) for where in seen)
-    for values in centred:
-        power += (np.abs(np.fft.fft2(values)) ** 2).sum(0)
-    power /= max(pixels, 1) * (deviation**2 or 1.0)
     places = np.digitize(radius.ravel(), edges) - 1
     inside = (places >= 0) & (places < count) & (radius.ravel() > 0)
     sums = np.bincount(places[inside], power.ravel()[inside], count)
