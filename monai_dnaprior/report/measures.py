@@ -111,7 +111,7 @@ def spectrum(centred: Sequence[np.ndarray], seen: Sequence[np.ndarray], deviatio
 def radial(power: np.ndarray) -> np.ndarray:
     """The mean over all directions of a spectrum (rows, columns): (bins, 2), frequencies in cycles a pixel, and power.
 
-    >>> radial(np.ones((6, 6)))[:, 1].tolist()
+    >>> radial(np.ones((7, 7)))[:, 1].tolist()
     [1.0, 1.0, 1.0]
     """
     rows, columns = power.shape

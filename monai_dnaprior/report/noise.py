@@ -11,13 +11,14 @@ import numpy as np
 import torch
 
 from ..denoisers.safeguards import LEAST_SIDE
+from ..fitting.threads import side_by_side
 from ..noise.background import fill_background
 from ..noise.model import NoiseModel, pooled, spaced
 from .charts import number
 from .measures import Measures, changed_pixels
 from .pictures import Shown
 
-PIXELS = 2**18  # of slices in which the noise is measured: one of 512×512, four of 256×256
+SLICES, PIXELS = 4, 2**18  # in which the noise is measured: four slices of 256×256, one of 512×512
 LARGEST = 512  # side of the middle of a slice that is measured
 
 
@@ -47,8 +48,8 @@ class ScanNoise:
         if not changed or min(changed[0].before.shape[1:]) < LEAST_SIDE:
             return None
         area = math.prod(min(side, LARGEST) for side in changed[0].before.shape[1:])
-        chosen = [changed[index] for index in spaced(len(changed), max(1, PIXELS // area))]
-        models = [measure_slice(one) for one in chosen]
+        chosen = [changed[index] for index in spaced(len(changed), max(1, min(SLICES, PIXELS // area)))]
+        models = side_by_side(measure_slice, chosen, device=torch.device("cpu"))
         low, high = np.median([model.sigma_range for model in models], 0).tolist()
         if high == 0:
             return None
