@@ -164,7 +164,7 @@ def legend(curves: Sequence[Curve]) -> list[str]:
     parts, right = [], float(RIGHT)
     for curve in reversed([curve for curve in curves if curve.label]):
         parts.append(f'<text class="name" x="{right}" y="14" text-anchor="end">{escape(curve.label)}</text>')
-        left = right - 6.3 * len(curve.label) - 6
+        left = right - 6.8 * len(curve.label) - 6
         parts.append(f'<line class="curve {curve.kind}" x1="{left - 16}" x2="{left}" y1="10" y2="10"/>')
         right = left - 28
     return parts
