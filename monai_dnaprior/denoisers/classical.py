@@ -104,7 +104,7 @@ def wavelet(noisy: np.ndarray, sigma: float, *, wavelet: str = "db2", shifts: in
     As many levels as the image allows less three. The cycle spinning moves it by decibels.
 
     Args:
-        wavelet: one of ``pywt.wavelist()``.
+        wavelet: one of ``pywt.wavelist(kind="discrete")``.
         shifts: along each axis, by 0, 1, … pixels; the results are averaged.
 
     Source: Chang, Yu, Vetterli, IEEE Transactions on Image Processing 9, 2000, doi:10.1109/83.862633.
@@ -169,11 +169,25 @@ def bm3d(noisy: np.ndarray, sigma: float) -> np.ndarray:
     return denoised[:height, :width]
 
 
-def classical(function: Callable[..., np.ndarray]) -> Callable[..., Classical]:
-    """What makes a denoiser of a filter: its own options go to the filter, ``sigma`` to :class:`Classical`."""
+def check_wavelet(*, wavelet: str = "db2", **_: Any) -> None:
+    from pywt import wavelist
+
+    if wavelet not in wavelist(kind="discrete"):
+        raise ValueError(f"wavelet={wavelet!r} is unknown; choose one of pywt.wavelist(kind='discrete'), say 'db2'.")
+
+
+def classical(
+    function: Callable[..., np.ndarray], check: Callable[..., None] | None = None
+) -> Callable[..., Classical]:
+    """What makes a denoiser of a filter: its own options go to the filter, ``sigma`` to :class:`Classical`.
+
+    Numbers must be positive; ``check`` refuses what else an option may not be.
+    """
 
     def create(*, sigma: float | None = None, **options: Any) -> Classical:
         check_positive(**{name: value for name, value in options.items() if is_number(value)})
+        if check is not None:
+            check(**options)
         return Classical(filter=partial(function, **options), sigma=sigma)
 
     sigma, _ = inspect.signature(create).parameters.values()

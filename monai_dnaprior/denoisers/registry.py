@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from .classical import bm3d, classical, gaussian, identity, median, nl_means, tv, wavelet
+from .classical import bm3d, check_wavelet, classical, gaussian, identity, median, nl_means, tv, wavelet
 from .dip import DeepImagePrior, DeepSpectralPrior
 from .dnaprior import DNAPrior
 from .ds_n2n import DualSamplingNoise2Noise
@@ -26,7 +26,7 @@ DENOISERS: dict[str, Callable[..., Denoiser] | str] = {
     "wire": WIRE,
     "ds-n2n": DualSamplingNoise2Noise,
     "self2self": Self2Self,
-    "wavelet": classical(wavelet),
+    "wavelet": classical(wavelet, check_wavelet),
     "tv": classical(tv),
     "bm3d": classical(bm3d),
     "nl-means": classical(nl_means),
