@@ -85,3 +85,19 @@ def test_a_fill_changes_nothing_of_what_is_not_filled(fill: float) -> None:
     denoiser = create_denoiser("iddp")
     one, other = (denoise_volume(image, denoiser).image for image in (plain, filled))
     assert torch.equal(one[inside[0]], other[inside[0]])
+
+
+@pytest.mark.parametrize(("method", "most"), [("iddp", 8), ("dna-prior", 10)])
+def test_a_bright_implant_changes_little_elsewhere(method: str, most: float) -> None:
+    """A slice with 3 % of metal, whose range is twenty times as wide, is not taken for clean."""
+    clean = 400 * torch.sin(torch.arange(128) / 12).expand(1, 128, 128).clone()
+    noisy = clean + 12 * torch.randn(1, 128, 128, generator=torch.Generator().manual_seed(0))
+    metal = noisy.clone()
+    metal[:, 50:72, 100:122] += 20000
+    far = slice(0, 80)
+    denoiser = create_denoiser(method, **METHODS[method])
+    errors = [
+        (denoise_volume(image, denoiser).image - clean)[..., far].square().mean().sqrt() for image in (noisy, metal)
+    ]
+    assert errors[0] < 6
+    assert errors[1] < most

@@ -6,16 +6,18 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..noise.background import exact_background, fill_background
-from ..noise.estimate import CORRELATED, CORRELATED_NOISE, DEPENDENT_NOISE, NoiseKind, estimate_sigma
+from ..noise.estimate import CORRELATED, CORRELATED_NOISE, DEPENDENT_NOISE, NoiseKind, estimate_sigma, varying_pixels
 from ..noise.model import NoiseModel
 from ..noise.stabilisation import Stabiliser
 from .result import Known, Record
 
 LEAST_SIDE = 96  # of an image whose noise may be measured to be correlated
+NOISY = (8, 100)  # contrast over noise of images that are not left alone however wide the range of intensities
 NOT_FINITE = "the result was not finite; the input is given back"
 
 
@@ -66,10 +68,23 @@ class Safeguards:
         return replace(self, started=time.perf_counter() - (self.measured if first else 0))
 
     def reason_to_leave(self, clean_sigma: float) -> str | None:
-        """Why the image is to be left alone: it is constant, or its noise is weaker than ``clean_sigma``."""
+        """Why the image is to be left alone: it is constant, or its noise is weaker than ``clean_sigma``.
+
+        Not if most of the image is of so little contrast that this is much: a metal implant or a hot organ may be all
+        of the range of intensities.
+        """
         if self.noisy.min() == self.noisy.max():
             return "constant"
-        return "clean" if self.noise.sigma < clean_sigma else None
+        sigma = self.noise.sigma
+        least, most = (ratio * sigma for ratio in NOISY)
+        return "clean" if sigma < clean_sigma and not least < self.contrast < most else None
+
+    @property
+    def contrast(self) -> float:
+        """The range of the middle four fifths of the pixels in which noise can be seen."""
+        values = self.noisy[varying_pixels(self.noisy)].cpu().numpy()
+        low, high = np.percentile(values, (10, 90)) if len(values) else (0.0, 0.0)
+        return float(high - low)
 
     def leave(self, reason: str) -> tuple[Tensor, Record]:
         """The image as it came."""

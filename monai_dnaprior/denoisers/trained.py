@@ -27,6 +27,7 @@ from .safeguards import Safeguards, measure_correlated, measure_noise
 
 SURROUNDINGS = 33  # side of the window over which the noise around a pixel is measured
 WINDOW = 9  # side of the one over which what is removed is compared with it
+WIDE = 0.8  # contrast that images have whose noise is weak in the whole range of intensities only
 MOST = 2.5  # times the noise level of an image may be removed in all: most of it may lie in few places
 LIMIT = 1.2  # so many times its standard deviation may be removed, because of few pixels it varies
 BLOCK = 8  # side of the blocks by whose means the darkest place is found
@@ -126,7 +127,9 @@ class Trained:
             if reason := guard.reason_to_leave(self.clean_sigma):
                 return guard.leave(reason)
             noise = guard.noise
-            removed = self.noise_removed(white if noise.is_white else correlated, guard.noisy, noise)
+            factor = max(1.0, WIDE / guard.contrast) if noise.sigma < self.clean_sigma else 1.0
+            trained = white if noise.is_white else correlated
+            removed = self.noise_removed(trained, factor * guard.noisy, noise.scale(factor)) / factor
             if self.limited:
                 most = (1 if guard.kind.correlation > CORRELATED else MOST) * noise.sigma
                 removed = removed * limit_energy(removed.new_tensor(most**2), removed.square().mean())
