@@ -16,6 +16,7 @@ from scans import PYDICOM_DATA, edited, shipped, write_series
 from monai_dnaprior.__main__ import main
 from monai_dnaprior.files import dicom, discovery
 from monai_dnaprior.files.discovery import find_sources
+from monai_dnaprior.files.reader import find_scans
 from monai_dnaprior.files.scan import Caps, NoScan, ScanError
 
 PREFIX = 132  # bytes: the preamble and DICM
@@ -127,6 +128,14 @@ def test_what_cannot_be_looked_at_or_is_no_scan_is_named(
     assert "left out 2 files that are no scans" in left_out
     assert "participants.tsv" in left_out
     assert "notes" in left_out
+
+
+def test_the_data_list_of_a_bundle_holds_what_can_be_read(dataset: Path, caplog: pytest.LogCaptureFixture) -> None:
+    found = [Path(scan["image"]).relative_to(dataset).as_posix() for scan in find_scans(dataset)]
+    assert found == ["sub-01/sub-01_T1w.nii", "sub-04/sub-04_T1w.nii"]
+    assert {Path(record.getMessage().split(": ")[0]).name for record in caplog.records} == {
+        "sub-02_T1w.nii.gz", "sub-03", "pipe"
+    }  # fmt: skip
 
 
 def test_what_may_not_be_read_is_named(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from nibabel.spatialimages import HeaderDataError
 from . import nifti
 from .dicom import DicomScan, group_series, is_inverted, read_dicom, read_header
 from .dicom_geometry import affine_of, position_of, slice_keys
-from .discovery import kind_of
+from .discovery import kind_of, walk
 from .names import scan_stem
 from .scan import Caps, CorruptScan, ScanError
 
@@ -155,10 +155,12 @@ def find_scans(folder: PathLike) -> list[dict[str, str | list[str]]]:
 def all_scans(folder: PathLike) -> list[str | list[str]]:
     """Every NIfTI file below a folder, and every DICOM series: the folder that holds it, or its files among others."""
     scans: list[str | list[str]] = []
-    for root, _, names in sorted(os.walk(os.path.abspath(folder))):
-        scans += sorted(os.path.join(root, name) for name in names if name.lower().endswith(nifti.SUFFIXES))
-        series = all_series(Path(root))
-        scans += [root] if len(series) == 1 else series
+    for files, unseen in walk(Path(os.path.abspath(folder))):
+        for error in unseen:
+            logger.warning("%s", error)
+        scans += [str(file) for file in files if file.name.lower().endswith(nifti.SUFFIXES)]
+        series = all_series(files[0].parent) if files else []
+        scans += [str(files[0].parent)] if len(series) == 1 else series
     return scans
 
 
