@@ -156,6 +156,8 @@ def check_pages(path: Path, file: Any) -> Any:
     series = file.series[0]
     page = series.keyframe
     photometric = getattr(page.photometric, "name", str(page.photometric))
+    if 0 in series.shape or page.dtype is None:
+        raise CorruptScan(path, "is damaged: its pixels have no size or no type")
     if len(series.levels) > 1 or page.subifds:
         raise UnsupportedScan(path, "is a pyramid of one image at several sizes")
     if any(one is None for one in series.pages):
@@ -164,7 +166,7 @@ def check_pages(path: Path, file: Any) -> Any:
         raise UnsupportedScan(path, "takes its colours from a palette; its numbers are no intensities")
     if photometric not in (*GREY, COLOURS):
         raise UnsupportedScan(path, f"is neither grey nor RGB, but {photometric}")
-    if page.dtype is None or page.dtype.kind not in "iuf" or page.bitspersample not in BITS:
+    if page.dtype.kind not in "iuf" or page.bitspersample not in BITS:
         raise UnsupportedScan(path, f"has pixels of {page.bitspersample} bits; integers and floats of 8 to 64 are read")
     if page.compression not in COMPRESSIONS or page.predictor not in (NO_PREDICTOR, HORIZONTAL):
         name = getattr(page.compression, "name", page.compression)
@@ -271,7 +273,7 @@ def replace_segments(file: Any, page: Any, segments: Sequence[bytes]) -> None:
 def deflate_lzw(content: bytes) -> bytes:
     """A file whose pages are compressed by LZW, which tifffile leaves to others, with deflate in its place."""
     buffer = io.BytesIO(content)
-    with tifffile.TiffFile(buffer, _multifile=False) as file:
+    with quiet(), tifffile.TiffFile(buffer, _multifile=False) as file:
         for page in map(lambda page: page.aspage(), file.series[0].pages):
             segments = []
             for number, (offset, count) in enumerate(zip(page.dataoffsets, page.databytecounts, strict=True)):
