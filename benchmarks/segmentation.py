@@ -9,13 +9,14 @@ import argparse
 import json
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from cases import method
+from clinical_noise import low_frequencies, realised
 from monai import transforms
 from monai.losses import DiceCELoss
 from monai.networks.nets import UNet
@@ -35,6 +36,7 @@ LEARNT = ("iddp", "iddp-refined", "dna-prior-fast", "dna-prior")
 METHODS = (*CLASSICAL, *LEARNT)
 CLEAN = "clean"
 GAUSSIAN = ("gaussian:15", "gaussian:25", "gaussian:50")
+CORRELATED = ("fbp-hann:25", "zero-filled:25")
 TILE = 128
 CROP = 96
 PIXELS = 4 * CROP**2  # of a batch
@@ -62,9 +64,28 @@ class AddNoised(transforms.MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
         for key in self.key_iterator(d):
-            noisy = add_noise(torch.as_tensor(d[key]).as_subclass(Tensor), self.noise, seed=d["seed"])  # type: ignore[arg-type]
-            d[key] = convert_to_dst_type(noisy, dst=d[key])[0]
+            clean = torch.as_tensor(d[key]).as_subclass(Tensor)  # type: ignore[arg-type]
+            add = add_correlated if self.noise in CORRELATED else add_noise
+            d[key] = convert_to_dst_type(add(clean, self.noise, seed=d["seed"]), dst=d[key])[0]
         return d
+
+
+def add_correlated(volume: Tensor, noise: str, *, seed: int) -> Tensor:
+    """Slices (1, W, H, D) with noise of their own each, of a kind of clinical_noise.py and this σ of 255.
+
+    Zero-filled images lack the high frequencies themselves.
+    """
+    kind, _, sigma = noise.partition(":")
+    slices = [image.numpy() for image in volume[0].double().unbind(-1)]
+    if kind == "zero-filled":
+        slices = [low_frequencies(image) for image in slices]
+    noisy = [
+        image + float(sigma) / 255 * field(kind, 1000 * seed + index, image.shape) for index, image in enumerate(slices)
+    ]
+    return torch.from_numpy(np.stack(noisy, -1))[None].to(volume)
+
+
+field = cache(realised)
 
 
 def middle_tiles(image: Tensor, *, tiles: int) -> Tensor:
@@ -146,22 +167,29 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder with images and volumes")
     parser.add_argument("--tasks", default=",".join(TASKS), help="with commas")
     parser.add_argument("--methods", default=",".join(METHODS), help="columns to measure, with commas")
+    parser.add_argument(
+        "--correlated", action="store_true", help="with noise as scanners make it, in a table of its own"
+    )
     parser.add_argument("--steps", type=int, default=600, help="of every training")
     parser.add_argument("--output", type=Path, default=Path("demo/segmentation"), help="folder for networks and cells")
     options = parser.parse_args()
     folder = options.output / str(options.steps)
+    result, path = ("segmentation", folder / "cells.json")
+    if options.correlated:
+        result, path = ("segmentation_correlated", folder / "correlated.json")
     for label in (NOT_DENOISED, *options.methods.split(",")):
         for name in options.tasks.split(","):
-            measure(name, label, data=options.data, folder=folder, steps=options.steps)
-            cells = read(folder / "cells.json")
-            publish("segmentation", {"steps": options.steps, "dice": cells}, tables(cells))
+            noises = CORRELATED if options.correlated else TASKS[name].noises
+            measure(name, label, (CLEAN, *noises), data=options.data, path=path, steps=options.steps)
+            cells = read(path)
+            publish(result, {"steps": options.steps, "dice": cells}, tables(cells))
 
 
-def measure(name: str, label: str, *, data: Path, folder: Path, steps: int) -> None:
-    """Dice of every case of a task, with each noise and without, after one method."""
+def measure(name: str, label: str, noises: tuple[str, ...], *, data: Path, path: Path, steps: int) -> None:
+    """Dice of every case of a task, with each noise, after one method; cells lie beside the networks."""
     task, cases = TASKS[name], find_cases(TASKS[name], data)
     for part, (known, unknown) in enumerate(task.split(list(cases))):
-        weights = folder / f"{name}-{part}.pt"
+        weights = path.parent / f"{name}-{part}.pt"
         if not weights.exists():
             weights.parent.mkdir(parents=True, exist_ok=True)
             clean = chain(task, task.train)([cases[case] for case in known])
@@ -169,15 +197,15 @@ def measure(name: str, label: str, *, data: Path, folder: Path, steps: int) -> N
             torch.save(train(images, labels, task=task, steps=steps).state_dict(), weights)
         network = create_network(task.classes)
         network.load_state_dict(torch.load(weights, weights_only=True))
-        for noise in (CLEAN, *task.noises):
+        for noise in noises:
             prepare = chain(task, task.test, noise=noise, label=label)
             for case in unknown:
-                cells = read(folder / "cells.json")
+                cells = read(path)
                 cell = cells.setdefault(name, {}).setdefault(noise, {}).setdefault(label, {})
                 if case not in cell:
                     prepared = prepare(cases[case])
                     cell[case] = dice(segment(network, prepared["image"]), prepared["label"].as_tensor(), task.classes)
-                    write(folder / "cells.json", cells)
+                    write(path, cells)
             print(name, noise, label, part, flush=True)
 
 

@@ -14,6 +14,7 @@ import torch
 from monai.transforms import LoadImaged
 
 from monai_dnaprior import Denoised
+from monai_dnaprior.noise.metrics import correlation
 
 ROOT = Path(__file__).parents[1]
 STEPS = 60
@@ -60,6 +61,16 @@ def test_chains_differ_in_the_denoiser_only(segmentation: ModuleType, data: Path
     assert torch.equal(outputs[0]["label"], outputs[1]["label"])
     assert torch.equal(outputs[0]["image"], outputs[2]["image"])
     assert not torch.equal(outputs[0]["image"], outputs[1]["image"])
+
+
+def test_correlated_noise_is_that_of_clinical_noise_in_every_slice(segmentation: ModuleType) -> None:
+    volume = torch.full((1, 30, 40, 2), 0.5)
+    for noise in ("gaussian", "zero-filled"):
+        added = segmentation.add_correlated(volume, f"{noise}:51", seed=3) - volume
+        assert added.shape == volume.shape
+        assert added.square().mean((0, 1, 2)).sqrt().tolist() == pytest.approx([0.2, 0.2])
+        assert not torch.equal(added[..., 0], added[..., 1])
+        assert correlation(added[0, :, 1:], added[0, :, :-1]) > 0.3
 
 
 def test_tiles_lie_about_the_middle(segmentation: ModuleType) -> None:
