@@ -291,7 +291,11 @@ def is_of(place: int, value: str, row: Row) -> bool:
 
 
 def share(rows: list[Row], groups: list[int]) -> str:
-    values = [100 * float(np.mean([row["kept"][group] for group in groups])) for row in rows]
+    """The mean and its error; strengths of the noise count as one, since it is the same noise."""
+    images: dict[str, list[float]] = {}
+    for row in rows:
+        images.setdefault(row["case"].rpartition(" ")[0], []).append(100 * float(np.mean(np.take(row["kept"], groups))))
+    values = [np.mean(own) for own in images.values()]
     if len(values) < 2:
         return ""
     return f"{np.mean(values):.1f} ± {np.std(values, ddof=1) / len(values) ** 0.5:.1f}"
