@@ -69,6 +69,7 @@ def add_scan_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--noise", type=number_or_path, help=noise)
     parser.add_argument("--residual", action="store_true", help="also write what was removed")
     parser.add_argument("--spread", action="store_true", help="also write the spread over restarts")
+    parser.add_argument("--force", action="store_true", help="denoise label maps and masks too")
     add_caps(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress bar, no line about what went well")
 
@@ -114,7 +115,11 @@ def run_scans(options: argparse.Namespace, **others: Any) -> int:
     given = {name: getattr(options, name) for name in ("preset", "steps", "seed")}
     method = {name: value for name, value in given.items() if value is not None}
     others |= {name: getattr(options, name) for name in SETTINGS}
-    others |= {"caps": caps_of(options), "options": {**method, **dict(map(parse_option, options.option))}}
+    others |= {
+        "caps": caps_of(options),
+        "force": options.force,
+        "options": {**method, **dict(map(parse_option, options.option))},
+    }
     rows = []
     for row in denoise_all(options.input, options.output, **others):
         rows.append(row)
@@ -124,7 +129,9 @@ def run_scans(options: argparse.Namespace, **others: Any) -> int:
             warnings = "".join(f"\n  warning: {text}" for text in row.warnings)
             tqdm.write(f"{printable(row.output)}: {row.summary}{warnings}")
     if left_out := [row.source for row in rows if row.status == "left out"]:
-        print(f"monai-dnaprior: {printable(count_left_out(left_out))}", file=sys.stderr)
+        labels = sum("--force" in row.reason for row in rows if row.status == "left out")
+        more = f"; {labels} of them for label maps or masks, which --force denoises" if labels else ""
+        print(f"monai-dnaprior: {printable(count_left_out(left_out))}{more}", file=sys.stderr)
     return exit_code_of(rows)
 
 

@@ -14,19 +14,29 @@ import pytest
 from monai_dnaprior.__main__ import main
 from monai_dnaprior.files.names import name_output
 
+TASK = '{"TaskName": "rest", "RepetitionTime": 3.0, "EchoTime": 0.03, "InstitutionName": "canary"}'
+
 
 def write_dataset(folder: Path) -> None:
-    """One subject with an anatomical scan and a series in time."""
+    """One subject with an anatomical scan, a series in time, and diffusion; some is told of all subjects at once."""
     rng = np.random.default_rng(0)
-    for name, shape in {"anat/sub-01_T1w": (16, 16, 3), "func/sub-01_task-rest_bold": (16, 16, 3, 2)}.items():
+    shapes = {
+        "anat/sub-01_T1w": (16, 16, 3),
+        "func/sub-01_task-rest_bold": (16, 16, 3, 2),
+        "dwi/sub-01_dwi": (16, 16, 3, 2),
+    }
+    for name, shape in shapes.items():
         path = folder / "sub-01" / f"{name}.nii.gz"
         path.parent.mkdir(parents=True, exist_ok=True)
         image = nibabel.Nifti1Image(rng.normal(500, 50, shape).astype(np.int16), np.eye(4))
         image.header.set_xyzt_units("mm", "sec")
         nibabel.save(image, path)
-    (folder / "sub-01/func/sub-01_task-rest_bold.json").write_text(
-        '{"RepetitionTime": 1.0, "TaskName": "rest"}', encoding="utf-8"
-    )
+    bold = {"RepetitionTime": 1.0, "SliceTiming": [0, 0.3, 0.6], "PatientID": "canary", "PatientWeight": 80}
+    for file, content in {
+        "sub-01/func/sub-01_task-rest_bold.json": json.dumps(bold), "task-rest_bold.json": TASK, "dwi.bval": "0 1000\n",
+        "task-other_bold.json": '{"EchoTime": 7}', "sub-01/dwi/sub-01_dwi.bvec": "0 1\n0 0\n0 0\n",
+    }.items():  # fmt: skip
+        (folder / file).write_text(content, encoding="utf-8")
     described = {"Name": "made", "BIDSVersion": "1.9.0", "DatasetDOI": "doi:10.0000/made"}
     (folder / "dataset_description.json").write_text(json.dumps(described), encoding="utf-8")
 
@@ -44,9 +54,36 @@ def test_derivatives_are_named_and_described(derivative: Path) -> None:
     assert description["DatasetType"] == "derivative"
     assert description["GeneratedBy"][0]["Name"] == "monai-dnaprior"
     assert description["SourceDatasets"] == [{"DOI": "doi:10.0000/made"}]
-    names = {path.name for path in (derivative / "sub-01" / "func").iterdir()}
-    stems = {f"sub-01_task-rest_desc-{what}_bold" for what in ("denoised", "residual")}
-    assert names == {f"{stem}{suffix}" for stem in stems for suffix in (".nii.gz", ".json")}
+    for folder, name, suffixes in (("func", "task-rest_desc-{}_bold", ()), ("dwi", "desc-{}_dwi", (".bval", ".bvec"))):
+        names = {path.name for path in (derivative / "sub-01" / folder).iterdir()}
+        stems = [f"sub-01_{name.format(what)}" for what in ("denoised", "residual")]
+        expected = {f"{stem}{suffix}" for stem in stems for suffix in (".nii.gz", ".json")}
+        assert names == expected | {f"sub-01_dwi{suffix}" for suffix in suffixes}
+
+
+def test_derivatives_say_how_they_were_acquired(derivative: Path) -> None:
+    for what in ("denoised", "residual"):
+        text = (derivative / f"sub-01/func/sub-01_task-rest_desc-{what}_bold.json").read_text(encoding="utf-8")
+        said = json.loads(text)
+        expected = {"RepetitionTime": 1.0, "SliceTiming": [0, 0.3, 0.6], "TaskName": "rest", "EchoTime": 0.03}
+        assert {name: said.get(name) for name in expected} == expected
+        assert "canary" not in text
+        assert "PatientWeight" not in said
+    assert (derivative / "sub-01/dwi/sub-01_dwi.bval").read_text(encoding="utf-8") == "0 1000\n"
+
+
+def test_gradients_beside_a_scan_of_any_name_are_kept(tmp_path: Path) -> None:
+    nibabel.save(
+        nibabel.Nifti1Image(np.random.default_rng(0).normal(size=(9, 9, 2, 2)), np.eye(4)), tmp_path / "dti.nii"
+    )
+    (tmp_path / "dti.bval").write_text("0 1000", encoding="utf-8")
+    words = ["denoise", str(tmp_path / "dti.nii"), str(tmp_path / "out.nii"), "--method", "median", "--quiet"]
+    assert main(words) == 0
+    assert (tmp_path / "out.bval").read_text(encoding="utf-8") == "0 1000"
+    for name in ("out.nii", "out.json"):
+        (tmp_path / name).unlink()
+    assert main(words) == 2  # nothing that is there is written over
+    assert not (tmp_path / "out.nii").exists()
 
 
 def test_the_validator_finds_no_error(derivative: Path) -> None:

@@ -129,6 +129,15 @@ def test_a_fit_cut_short_says_so(noisy_slice: Tensor) -> None:
     assert "under-fitted" in record.warnings[0]
 
 
+def test_a_preset_that_ends_as_it_is_meant_to_is_no_fit_cut_short(clean_slice: Tensor) -> None:
+    noisy = clean_slice + 10 / 255 * torch.randn(clean_slice.shape, generator=torch.Generator().manual_seed(0))
+    for steps, warned in ((None, False), (20, True)):
+        record = DNAPrior.from_preset("fast", steps=steps, refinements=0)(noisy).records[0]
+        assert record.stop_reason == "steps"
+        assert record.trace[-1][2] > 1.1 * record.sigma
+        assert any("under-fitted" in text for text in record.warnings) == warned
+
+
 def test_never_more_than_the_noise_is_removed_unless_steps_alone_are_asked_for(noisy_slice: Tensor) -> None:
     removed = {}
     for stopping in ("discrepancy", "steps"):

@@ -13,17 +13,25 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..files.discovery import find_sources
+from ..files.discovery import Source, find_sources
 from ..files.disk import write_json
+from ..files.labels import is_derivative, named_as_labels
 from ..files.names import MANIFEST, describe_dataset, output_for
-from ..files.scan import Caps, CorruptScan, NoScan, UnsupportedScan
-from .task import FAILED, SOME_BAD, ScanRow, ScanTask
+from ..files.scan import Caps, CorruptScan, NoScan, ScanError, UnsupportedScan
+from .task import FAILED, LABELS, SOME_BAD, ScanRow, ScanTask
 
 Runner = Callable[[Sequence[ScanTask]], Iterator[ScanRow]]
 
 
 def denoise_all(
-    path: Path, output: Path, *, caps: Caps, progress: bool = False, runner: Runner | None = None, **settings: Any
+    path: Path,
+    output: Path,
+    *,
+    caps: Caps,
+    progress: bool = False,
+    force: bool = False,
+    runner: Runner | None = None,
+    **settings: Any,
 ) -> Iterator[ScanRow]:
     """Denoise the scan that a path is, or every scan below it, and yield a row for each when it is finished.
 
@@ -34,18 +42,20 @@ def denoise_all(
         output: a file, or a folder, of the same kind.
         caps: what a file may ask for.
         progress: show a progress bar over the slices of each scan.
+        force: denoise label maps and masks too, of which one alone is refused, and those among others are left out.
         runner: denoises the scans, for instance a cluster; None denoises one after another.
         settings: see :class:`~monai_dnaprior.cohort.settings.Settings`.
     """
     if path.is_dir() and output.absolute().is_relative_to(path.absolute()):
         raise UnsupportedScan(output, "lies in the folder that is denoised; give another")
-    sources, errors = find_sources(path)
+    sources, errors = find_images(path, force=force)
     if not sources and all(isinstance(error, NoScan) for error in errors):
         raise UnsupportedScan(path, "holds no scan")
     alone = path.is_file() or [source.stem for source in sources] == ["."]
     manifest = None if alone else Manifest(output / MANIFEST)
+    labels = None if force else UnsupportedScan if alone else NoScan
     tasks = [
-        ScanTask(source, output_for(source.output_name, path, output, alone=alone), caps, settings, progress)
+        ScanTask(source, output_for(source.output_name, path, output, alone=alone), caps, settings, progress, labels)
         for source in sources
     ]
     refused = (ScanRow.refused(error.path, error) for error in errors)
@@ -58,6 +68,22 @@ def denoise_all(
         if manifest is not None:
             manifest.write()
             describe_dataset(path, output)
+
+
+def find_images(path: Path, *, force: bool) -> tuple[list[Source], list[ScanError]]:
+    """The scans at or below a path, and why others are none: label maps by their names, others' derivatives."""
+    sources, errors = find_sources(path)
+    found: list[Source] = []
+    for source in sources:
+        stem = Path(source.stem).as_posix()
+        if path.is_dir() and is_derivative(stem, path):
+            errors.append(NoScan(source.label, "is a derivative; give its folder to denoise it"))
+        elif not force and named_as_labels(f"{(path if path.is_dir() else path.absolute().parent).name}/{stem}"):
+            error = NoScan if path.is_dir() else UnsupportedScan
+            errors.append(error(source.label, LABELS.format("its name says so")))
+        else:
+            found.append(source)
+    return found, errors
 
 
 class Manifest:
@@ -93,7 +119,7 @@ def exit_code_of(rows: Sequence[ScanRow]) -> int:
     """
     codes = {row.exit_code for row in rows}
     if codes <= {0}:
-        return 0
+        return 0 if not rows or any(row.output for row in rows) else UnsupportedScan.exit_code
     if codes & {0, SOME_BAD}:
         return SOME_BAD
     return next(code for code in (CorruptScan.exit_code, FAILED, UnsupportedScan.exit_code) if code in codes)

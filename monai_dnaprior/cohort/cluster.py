@@ -14,7 +14,6 @@ from typing import Any
 import torch
 
 from ..checks import check_whole
-from ..files.preflight import preflight
 from ..files.scan import ScanError
 from ..fitting.devices import AUTO, computing_device, device_name
 from ..progress import Progress
@@ -121,7 +120,7 @@ def run_or_begin(task: ScanTask, block: int) -> ScanRow | list[range]:
     """Denoise a scan, or begin one with more slices than a block and tell the shares in which they are denoised."""
     task = resume(task)
     try:
-        preflight(task.source, task.caps)
+        task.check()
         job = task.job()
         size = job.count
         if size <= block or task.output.exists():

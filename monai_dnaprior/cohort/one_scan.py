@@ -19,6 +19,7 @@ from .. import __version__
 from ..denoisers.outcome import UNTREATED, Outcome, count_warnings
 from ..denoisers.result import Record
 from ..files.checkpoint import Checkpoint, FinishedSlices
+from ..files.companions import acquisition_of, copy_gradients, gradient_file, gradients_of
 from ..files.discovery import Source, find_sources
 from ..files.disk import hash_of, write_json
 from ..files.names import OUTPUT_SUFFIXES, Outputs, bids_fields, sidecar_of, stem_of, suffix_of
@@ -88,6 +89,10 @@ class ScanJob:
         return Outputs(self.output, self.scan.values_suffix)
 
     @cached_property
+    def gradients(self) -> dict[str, Path]:
+        return gradients_of(self.source.files[0])
+
+    @cached_property
     def slicing(self) -> Slicing:
         """How the scan is cut; that of one slice, along the axis of one voxel."""
         sides, spacing = self.scan.stored.shape[1:], self.scan.spacing
@@ -115,7 +120,8 @@ class ScanJob:
         doubts = self.slicing.doubts(self.scan.stored.shape[1:], self.scan.spacing)
         report = {**self.key, **summary(self.scan, result, doubts), "output": hash_of(staged.image)}
         report["seconds"] = round(time.perf_counter() - started, 1)
-        write_json(staged.sidecar, {**bids_fields(stem_of(self.output.name), "denoised"), **report})
+        copy_gradients(self.gradients, staged.image)
+        write_json(staged.sidecar, {**self._bids_fields(self.output, "denoised"), **report})
         checkpoint.publish(self.output.parent, first=staged.sidecar.name, last=self.output.name)
         return report
 
@@ -173,8 +179,13 @@ class ScanJob:
                 continue
             file = staged.values(what)
             self.scan.write_values(file, volume)
-            if fields := bids_fields(stem_of(file.name), what):
+            if fields := self._bids_fields(file, what):
                 write_json(sidecar_of(file), fields)
+
+    def _bids_fields(self, file: Path, what: str) -> dict[str, Any]:
+        """What BIDS wants to be said of an output; nothing where its name is none of BIDS."""
+        fields = bids_fields(stem_of(file.name), what)
+        return {**acquisition_of(self.source.files[0]), **fields} if fields else {}
 
     def _earlier_report(self) -> dict[str, Any]:
         """The report of an earlier run that made the output from the same input with the same settings."""
@@ -186,6 +197,7 @@ class ScanJob:
     def _check_files(self) -> None:
         """Refuse to write over a file that is not of a run that was ended between this file and the output."""
         files = [self.outputs.sidecar, *map(self.outputs.values, self.settings.besides)]
+        files += [gradient_file(self.output, suffix) for suffix in self.gradients]
         taken = next((file for file in (*files, *map(sidecar_of, files)) if file.exists()), None)
         if taken is not None and not self._report_before():
             raise UnsupportedScan(taken, f"exists already, and would be written beside {self.output.name}; rename one")

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 from ..denoisers.outcome import Outcome, along_axis
 from ..files.discovery import Source
 from ..files.preflight import preflight
-from ..files.scan import Caps, NoScan, ScanError
+from ..files.scan import Caps, NoScan, ScanError, UnsupportedScan
 
 if TYPE_CHECKING:
     from .one_scan import ScanJob
 
 FAILED, SOME_BAD = 1, 8
+LABELS = "is a label map or mask ({}); --force denoises it all the same"
 logger = logging.getLogger(__name__)
 
 
@@ -73,13 +74,23 @@ class ScanRow:
 
 @dataclass(frozen=True)
 class ScanTask:
-    """One scan to denoise; the settings are those of :class:`~monai_dnaprior.cohort.settings.Settings`."""
+    """One scan to denoise; the settings are those of :class:`~monai_dnaprior.cohort.settings.Settings`.
+
+    A label map raises the error ``labels``: one alone is refused, one among others left out; None denoises it.
+    """
 
     source: Source
     output: Path
     caps: Caps
     settings: Mapping[str, Any]
     progress: bool = False
+    labels: type[ScanError] | None = UnsupportedScan
+
+    def check(self) -> None:
+        """Refuse a scan that cannot be read, or that holds labels."""
+        reason = preflight(self.source, self.caps)
+        if reason and self.labels:
+            raise self.labels(self.source.label, LABELS.format(reason))
 
     def job(self) -> ScanJob:
         """The scan with its settings; what is wrong with these is wrong for every scan."""
@@ -91,7 +102,7 @@ class ScanTask:
     def run(self) -> ScanRow:
         """Check that the scan can be read, denoise it, and tell what became of it."""
         try:
-            preflight(self.source, self.caps)
+            self.check()
         except (ScanError, OSError) as error:
             return ScanRow.of_error(self.source, error)
         return self.denoise()

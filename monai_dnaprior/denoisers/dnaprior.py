@@ -27,10 +27,11 @@ FLOOR = 0.02  # of the mean of a noise's spectrum, which is added to it where on
 SMALLEST = 64  # side of an image that is still fitted when shrunk
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
-    "fast": {"steps": 70, "refinements": 2},
+    "fast": {"steps": 70, "enough_steps": 70, "refinements": 2},
     "best": {"steps": 1500, "shrink": (1, 2), "restarts": 4},
     "paper": {
         "steps": 3000,
+        "enough_steps": 3000,
         "learning_rate": 0.01,
         "tv_weight": 1e-4,
         "stabilise": False,

@@ -70,6 +70,8 @@ class PerImageFit:
         least_steps: the noise level ends no fit before so many steps a channel, because smooth and colour images fall
             to it before they are sharp. Where noise is stronger than 0.1 they are fewer, by the factor
             :math:`0.1 / \hat\sigma`: strong noise is fitted sooner.
+        enough_steps: a fit that ends after so many steps is not called under-fitted, whatever is left over: a preset's
+            own end. None goes by what is left over.
         clean_sigma: images with less estimated noise than this are given back as they came.
         stabilise: where noise depends on brightness (Poisson, multiplicative), fit on a grey scale on which it does
             not, see :class:`~monai_dnaprior.noise.stabilisation.Stabiliser`.
@@ -89,6 +91,7 @@ class PerImageFit:
     stopping: str | Callable[[], StoppingRule] = "steps"
     discrepancy: float = 0.985
     least_steps: int = 150
+    enough_steps: int | None = None
     clean_sigma: float = 0.0
     stabilise: bool = False
     restarts: int = 1
@@ -167,7 +170,8 @@ class PerImageFit:
             removed[box] = torch.where(image.seen, image.pixels - result.image, 0)
         residual = root_mean_square(removed[seen])
         sigma, tv_weight = guard.noise.sigma, self.used_tv_weight(image, restart)
-        record = record_fit(Record(sigma=sigma, tv_weight=tv_weight, seed=seed, residual=residual), result)
+        record = Record(sigma=sigma, tv_weight=tv_weight, seed=seed, residual=residual)
+        record = record_fit(record, result, enough_steps=self.enough_steps)
         excess = residual / sigma if self.stopping == "discrepancy" and residual > sigma else 1
         return guard.finish(guard.noisy - removed / excess, record, whitened=self.whitened)
 
@@ -239,12 +243,12 @@ def average_restarts(outcomes: Sequence[Sequence[tuple[Tensor, Record]]]) -> Res
     return Result(torch.cat([image.mean(0) for image in images]), records, spread)
 
 
-def record_fit(record: Record, result: FitResult) -> Record:
+def record_fit(record: Record, result: FitResult, *, enough_steps: int | None) -> Record:
     """The record of a slice that was fitted, with a warning where the fit fell short."""
-    warnings = []
+    warnings, short = [], enough_steps is None or result.steps < enough_steps
     if result.failed:
         warnings.append("the fit failed twice; the input is given back")
-    elif result.stop_reason == "steps" and result.trace[-1][2] > UNDER_FITTED * record.sigma:
+    elif short and result.stop_reason == "steps" and result.trace[-1][2] > UNDER_FITTED * record.sigma:
         warnings.append(f"under-fitted: after {result.steps} steps more than the noise was left over; allow more steps")
     return replace(
         record, steps=result.steps, stop_reason=result.stop_reason, trace=result.trace, warnings=tuple(warnings)

@@ -22,6 +22,7 @@ TYPES = {
 OTHER_TYPES = {
     1: "boolean", 32: "complex", 128: "RGB", 1536: "128-bit float", 1792: "complex", 2048: "complex", 2304: "RGBA"
 }  # fmt: skip
+LABELS = (1002, 1005)  # intents, of label maps and of names of structures
 COMPRESSION = 6
 LONGEST_HEAD = 2**24  # bytes before the voxels, header and extensions
 SINGULAR = 1e-12  # of the product of an affine's columns' lengths
@@ -46,6 +47,10 @@ class NiftiScan(Scan):
             header[name] = value
         kind = np.dtype(np.float32).newbyteorder(header.endianness)
         write_file(path, header.binaryblock + bytes(4), self._as_in_file(values.astype(kind)))
+
+    @property
+    def marked_as_labels(self) -> bool:
+        return int(self.header["intent_code"]) in LABELS
 
     @property
     def spacing(self) -> Sequence[float] | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .discovery import Source
+from .labels import labels_in
 from .scan import Caps, CorruptScan, ScanError, UnsupportedScan, same_bits
 
 try:
@@ -34,13 +35,13 @@ class EnforcedCaps(Caps):
         limit_memory(FIXED_MEMORY + COPIES * (decoded + encoded))
 
 
-def preflight(source: Source, caps: Caps) -> tuple[tuple[int, ...], bool]:
+def preflight(source: Source, caps: Caps) -> str:
     """Read a scan and write it back unchanged, in a temporary folder, to find what is wrong with it.
 
     A parser that crashes, hangs or takes too much memory does so in a process of its own.
 
     Returns:
-        the scan's shape, (C, H, W) or (C, H, W, D), and whether its channels are colours.
+        why the scan is taken for a label map; empty if it is not.
 
     Raises:
         ScanError: why the scan cannot be treated.
@@ -78,11 +79,11 @@ def preflight(source: Source, caps: Caps) -> tuple[tuple[int, ...], bool]:
         raise OSError(answer["errno"], os.strerror(answer["errno"]))
     if "error" in answer:
         raise ERRORS[answer["error"]](answer["path"], answer["reason"])
-    return tuple(answer["shape"]), answer["colours"]
+    return answer["labels"]
 
 
 def answer_to(request: dict) -> dict[str, Any]:
-    """What the process prints: the shape of the scan, or the error."""
+    """What the process prints: whether the scan holds labels, or the error."""
     source = Source(request["kind"], tuple(map(Path, request["files"])), request["stem"], request["suffix"])
     total = sum(file.stat().st_size for file in source.files)
     limit_memory(FIXED_MEMORY + COPIES * total)
@@ -94,6 +95,7 @@ def answer_to(request: dict) -> dict[str, Any]:
         again = source.reread(copy, caps)
         if not same_bits(again.stored, scan.stored):
             raise UnsupportedScan(source.label, "does not come back from being written as it was")
+        return {"labels": labels_in(scan)}
     except ScanError as error:
         return {"error": type(error).__name__, "path": error.path, "reason": error.reason}
     except MemoryError:
@@ -103,7 +105,6 @@ def answer_to(request: dict) -> dict[str, Any]:
             return {"errno": error.errno}
         reason = f"is damaged: it cannot be read ({type(error).__name__})"
         return {"error": "CorruptScan", "path": source.label, "reason": reason}
-    return {"shape": scan.stored.shape, "colours": scan.colours}
 
 
 def limit_memory(size: int) -> None:

@@ -24,7 +24,8 @@ from . import nifti
 from .dicom import DicomScan, group_series, is_inverted, read_dicom, read_header
 from .dicom_geometry import affine_of, position_of, slice_keys
 from .discovery import kind_of, walk
-from .names import scan_stem
+from .labels import is_derivative, named_as_labels
+from .names import scan_stem, stem_of
 from .scan import Caps, CorruptScan, ScanError
 
 ANY_SIZE = Caps(size=2**62, ratio=2.0**62, pixels=2**62)
@@ -155,13 +156,24 @@ def find_scans(folder: PathLike) -> list[dict[str, str | list[str]]]:
 def all_scans(folder: PathLike) -> list[str | list[str]]:
     """Every NIfTI file below a folder, and every DICOM series: the folder that holds it, or its files among others."""
     scans: list[str | list[str]] = []
-    for files, unseen in walk(Path(os.path.abspath(folder))):
+    top = Path(os.path.abspath(folder))
+    for files, unseen in walk(top):
         for error in unseen:
             logger.warning("%s", error)
-        scans += [str(file) for file in files if file.name.lower().endswith(nifti.SUFFIXES)]
+        named = [file for file in files if file.name.lower().endswith(nifti.SUFFIXES)]
+        scans += [str(file) for file in named if is_image(file, top)]
         series = all_series(files[0].parent) if files else []
         scans += [str(files[0].parent)] if len(series) == 1 else series
     return scans
+
+
+def is_image(file: Path, top: Path) -> bool:
+    """Whether a file below a folder is neither a label map, by its name, nor a derivative; of those a log tells."""
+    stem = stem_of(file.relative_to(top).as_posix())
+    left_out = named_as_labels(f"{top.name}/{stem}") or is_derivative(stem, top)
+    if left_out:
+        logger.warning("%s: left out, a label map, mask or derivative by its name", file)
+    return not left_out
 
 
 def all_series(folder: Path) -> list[list[str]]:

@@ -127,6 +127,11 @@ class Scan(ABC):
         return None if self.affine is None else np.linalg.norm(self.affine[:3, :3], axis=0).tolist()
 
     @property
+    def marked_as_labels(self) -> bool:
+        """Whether the file says that its numbers are names."""
+        return False
+
+    @property
     def inverted(self) -> bool:
         """Whether small values are to be shown bright."""
         return False

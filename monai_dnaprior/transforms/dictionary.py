@@ -7,6 +7,7 @@ from typing import Any
 
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
+from monai.utils import TransformBackends
 
 from .array import Denoise, DNAPriorDenoise, IDDPDenoise
 from .signature import with_keys
@@ -29,7 +30,7 @@ class Denoised(MapTransform):
     """
 
     array: type[Denoise] = Denoise
-    backend = Denoise.backend
+    backend = [TransformBackends.TORCH]
     __signature__ = with_keys(Denoise)
 
     def __init__(self, keys: KeysCollection, *arguments: Any, allow_missing_keys: bool = False, **others: Any) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+import torch
 from monai.data import MetaTensor
 from monai.data.utils import is_no_channel
 from monai.utils import MetaKeys
 
+from ..files.labels import holds_labels
 from .volumes import SPATIAL_AXES, Slicing
 
 COLOURS = 4  # channels of an image at most
@@ -37,6 +40,8 @@ def slicing_of(image: Any, slicing: Slicing) -> tuple[Slicing, list[str]]:
     doubts = chosen.doubts(sides, spacing)
     if not slicing.channel_wise and shape[0] > COLOURS:
         doubts.append(TOGETHER.format(shape[0]))
+    if holds_labels(as_array(image)):
+        doubts.append("few whole numbers in flat areas, as in a label map or mask: is it an image?")
     if len(sides) == SPATIAL_AXES:
         seen = [side for axis, side in enumerate(sides) if axis != chosen.axis - 1]
         text = "slices of {}×{} pixels; if this is a batch (B, C, H, W), denoise image by image".format(*seen)
@@ -44,6 +49,13 @@ def slicing_of(image: Any, slicing: Slicing) -> tuple[Slicing, list[str]]:
             raise ValueError(f"image.shape={shape} has {text}; otherwise set slice_dim={sides.index(1)}.")
         doubts += [text] if min(seen) <= NARROW < max(seen) else []
     return chosen, doubts
+
+
+def as_array(image: Any) -> np.ndarray:
+    if not isinstance(image, torch.Tensor):
+        return np.asarray(image)
+    plain = torch.Tensor.detach(image.as_tensor() if isinstance(image, MetaTensor) else image).cpu()
+    return (plain.float() if plain.is_floating_point() else plain).numpy()
 
 
 def check_layout(image: Any) -> None:
