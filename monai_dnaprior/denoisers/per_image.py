@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -143,7 +144,7 @@ class PerImageFit:
         guard = partial(Safeguards.of, stabilise=self.stabilise, measure=measure)
         guards = side_by_side(guard, noisy.split(1), noise or [None] * len(noisy), device=noisy.device)
         procedures = [
-            self.denoise_image(guard, initial, index, restart)
+            count_seconds(self.denoise_image(guard, initial, index, restart), 0 if restart else guard.measured)
             for guard, index in zip(guards, indices, strict=True)
             for restart in range(self.restarts)
         ]
@@ -154,7 +155,6 @@ class PerImageFit:
         self, guard: Safeguards, network: nn.Module, index: int, restart: int
     ) -> Procedure[tuple[Tensor, Record]]:
         """One measured image: leave it alone, or fit it where its pixels vary, once more if that fails."""
-        guard = guard.start(first=restart == 0)
         if reason := guard.reason_to_leave(self.clean_sigma):
             return guard.leave(reason)
         seen = varying_pixels(guard.noisy)
@@ -226,6 +226,21 @@ def fit_tiles(
         tiles.append(results[-1].image if tile.seen.any() else tile.pixels)
     whole = next((result for result in results if result.failed), results[0])
     return replace(whole, image=blend_tiles(tiles, places, size), steps=max(result.steps for result in results))
+
+
+def count_seconds(procedure: Procedure[tuple[Tensor, Record]], seconds: float) -> Procedure[tuple[Tensor, Record]]:
+    """The same procedure; its record has the seconds of its own work and fits, without those of waiting for others."""
+    result: Any = None
+    while True:
+        started = time.perf_counter()
+        try:
+            request = procedure.send(result)
+        except StopIteration as end:
+            image, record = end.value
+            return image, replace(record, seconds=seconds + time.perf_counter() - started)
+        seconds += time.perf_counter() - started
+        result = yield request
+        seconds += result.seconds
 
 
 def average_restarts(outcomes: Sequence[Sequence[tuple[Tensor, Record]]]) -> Result:

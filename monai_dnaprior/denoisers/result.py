@@ -27,7 +27,7 @@ class Record:
         stop_reason: of a fit ``discrepancy`` (the residual fell to the noise level), ``variance`` (the output began to
             fit noise) or ``steps`` (the limit); ``filter`` or ``network`` for one pass of these; and where the input is
             given back ``clean`` (too little noise), ``constant`` (nothing to fit) or ``non-finite`` (failed twice).
-        seconds: wall time.
+        seconds: of its own work; of a step of many images at once each has an equal share.
         seed: of the fit's fixed input and input noise: a hash of the user's seed, the voxels and the slice index.
         noise_variance: a, b and c of the noise's variance a + b u + c u² at brightness u, where the fit was made on a
             grey scale on which such noise is even; ``sigma`` and ``residual`` are then on that scale.

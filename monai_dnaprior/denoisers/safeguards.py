@@ -63,10 +63,6 @@ class Safeguards:
         noise = known if isinstance(known, NoiseModel) else measure(noisy, kind).given(known)
         return cls(original, noisy, background, noise, kind, stabiliser, started, time.perf_counter() - started)
 
-    def start(self, *, first: bool) -> Safeguards:
-        """The same for one treatment, whose time is counted from now on; the first is charged the measurement."""
-        return replace(self, started=time.perf_counter() - (self.measured if first else 0))
-
     def reason_to_leave(self, clean_sigma: float) -> str | None:
         """Why the image is to be left alone: it is constant, or its noise is weaker than ``clean_sigma``.
 

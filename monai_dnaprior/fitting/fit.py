@@ -8,6 +8,7 @@ A procedure is a generator: it yields a :class:`~monai_dnaprior.fitting.batch.Fi
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -30,12 +31,16 @@ Outcome = TypeVar("Outcome")
 
 @dataclass(frozen=True)
 class FitResult:
-    """What a fit gives: the averaged image, the steps taken, why it ended, and (step, loss, residual) on the way."""
+    """What a fit gives: the averaged image, the steps taken, why it ended, and (step, loss, residual) on the way.
+
+    Of the seconds that a batch takes each of its images has an equal share.
+    """
 
     image: Tensor
     steps: int
     stop_reason: str
     trace: tuple[tuple[int, float, float], ...]
+    seconds: float = 0.0
 
     @property
     def failed(self) -> bool:
@@ -66,6 +71,7 @@ def fit(requests: Sequence[FitRequest]) -> list[FitResult]:
     """
     first, batch = requests[0], Batch(requests)
     results: dict[int, FitResult] = {}
+    seconds, before = [0.0] * len(requests), time.perf_counter()
     for step in range(1, first.steps + 1):
         for group in batch.optimizer.param_groups:
             group["lr"] = first.learning_rate * first.decay((step - 1) / first.steps)
@@ -77,11 +83,15 @@ def fit(requests: Sequence[FitRequest]) -> list[FitResult]:
         batch.average = torch.lerp(batch.average, estimate, max(1 - first.averaging, 10 / (step + 9)))
         if step % CHECK_EVERY == 0 or step == first.steps:
             ended = check(batch, step, losses.detach(), estimate)
+            now = time.perf_counter()
+            for number in batch.numbers:
+                seconds[number] += (now - before) / len(batch.numbers)
+            before = now
             results |= ended
             batch.keep([place for place, number in enumerate(batch.numbers) if number not in ended])
             if not batch.numbers:
                 break
-    return [results[number] for number in range(len(requests))]
+    return [replace(results[number], seconds=seconds[number]) for number in range(len(requests))]
 
 
 def check(batch: Batch, step: int, losses: Tensor, estimate: Tensor) -> dict[int, FitResult]:
