@@ -101,7 +101,7 @@ class PerImageFit:
 
     def __post_init__(self) -> None:
         check_whole(1, steps=self.steps, restarts=self.restarts)
-        check_whole(0, seed=self.seed, least_steps=self.least_steps)
+        check_whole(0, seed=self.seed, least_steps=self.least_steps, enough_steps=self.enough_steps or 0)
         check_whole(16, tile=self.tile)
         if self.stopping not in STOPPING and not callable(self.stopping):
             raise ValueError(f"stopping={self.stopping!r} is unknown; choose one of {', '.join(STOPPING)}.")
