@@ -445,7 +445,7 @@ def test_real_files_come_back_or_are_refused_in_one_line(
     """Every scan of the collection, sound, odd or malformed; which of them are refused is written down."""
     rows: list[ScanRow] = []
     for folder in ("dicom", "volumes", "malformed"):
-        rows += denoise_all(shared_data / folder, tmp_path / folder, caps=Caps(), method="identity")
+        rows += denoise_all(shared_data / folder, tmp_path / folder, caps=Caps(), method="identity", force=True)
     assert {row.status for row in rows} == {"denoised", "refused", "left out"}
     refused = sorted(row.reason.removeprefix(f"{shared_data}/") for row in rows if row.status == "refused")
     assert refused == (Path(__file__).parent / "refused.txt").read_text(encoding="utf-8").splitlines()

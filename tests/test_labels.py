@@ -66,6 +66,12 @@ def test_voxels_of_label_maps(volume: np.ndarray, labels: bool) -> None:
     assert holds_labels(volume.astype(np.uint8 if volume.dtype == bool else volume.dtype)[None]) is labels
 
 
+def test_voxels_tell_real_label_maps_from_images(shared_data: Path) -> None:
+    for folder, labels in (("labelsTr", True), ("imagesTr", False)):
+        sources = [find_sources(path)[0][0] for path in sorted((shared_data / "volumes").glob(f"*/{folder}/*.nii.gz"))]
+        assert {holds_labels(source.read(Caps()).stored) for source in sources} == {labels}
+
+
 def rows_of(folder: Path) -> dict[str, str]:
     rows = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     return {Path(row["source"]).name: row["status"] for row in rows}
