@@ -69,7 +69,8 @@ def test_slices_are_those_of_the_axis_in_order(slice_dim: int) -> None:
     ("spacing", "sides", "axis"),
     [((1, 5, 1), (9, 9, 9), 1), ((3, 1, 0.5), (9, 9, 9), 0), ((1, 1, 5), (9, 9, 9), -1), ((1, 1, 1), (9, 9, 9), -1),
      ((1, 1.2, 1), (9, 9, 9), -1), ((2, 2, 1), (9, 9, 9), -1), ((1, 5, 1), (9, 9, 1), -1), (None, (9, 9, 9), -1),
-     ((float("nan"), 5, 1), (9, 9, 9), -1), ((0, 5, 1), (9, 9, 9), -1), ((1, 5), (9, 9), -1)],
+     ((float("nan"), 5, 1), (9, 9, 9), -1), ((0, 5, 1), (9, 9, 9), -1), ((1, 5), (9, 9), -1),
+     ((1, 5), (9, 9, 9), -1)],
 )  # fmt: skip
 def test_thick_slices_are_those_that_are_cut(
     spacing: Sequence[float] | None, sides: tuple[int, ...], axis: int

@@ -234,7 +234,7 @@ def thick_axis(sides: Sequence[int], spacing: Sequence[float] | None) -> int | N
     >>> thick_axis((96, 16, 96), (1.0, 5.0, 1.0)), thick_axis((96, 16, 96), (1.0, 1.0, 1.0))
     (1, None)
     """
-    if spacing is None or len(sides) < SPATIAL_AXES or not all(distance > 0 for distance in spacing):
+    if spacing is None or min(len(sides), len(spacing)) < SPATIAL_AXES or not all(distance > 0 for distance in spacing):
         return None
     *others, thick = sorted(range(SPATIAL_AXES), key=lambda axis: spacing[axis])
     far = spacing[thick] > THICK * spacing[others[-1]] and min(sides[axis] for axis in others) > 1
