@@ -21,7 +21,18 @@ DEVICE = "where to compute: auto (CUDA where there is a GPU, else the CPU), cpu 
 INTERRUPTED, TERMINATED = 130, 143
 COMPARED = "median,tv,nl-means,iddp,dna-prior"
 MOST_NAMED = 5  # files in one line
-SETTINGS = ("method", "device", "slice_dim", "batch_size", "rician", "mask", "noise", "residual", "spread")
+SETTINGS = (
+    "method",
+    "device",
+    "slice_dim",
+    "batch_size",
+    "neighbours",
+    "rician",
+    "mask",
+    "noise",
+    "residual",
+    "spread",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -63,6 +74,7 @@ def add_scan_options(parser: argparse.ArgumentParser) -> None:
     axis = "axis along which volumes are cut, -3 to 2 (auto: that of thick slices, or else the last)"
     parser.add_argument("--slice-dim", type=axis_or_auto, default="auto", metavar="AXIS", help=axis)
     parser.add_argument("--batch-size", type=int, default=8, help="slices at once; changes no result (8)")
+    parser.add_argument("--neighbours", type=int, default=0, help="slices on each side that help, 0 to 3 (0)")
     parser.add_argument("--rician", action="store_true", help="magnitudes (MR): remove what Rician noise adds to them")
     parser.add_argument("--mask", type=Path, help="scan of the same shape; where it is 0 nothing is changed, but seen")
     noise = "its standard deviation in the scan's units, or a scan of the same shape that holds it (measured)"

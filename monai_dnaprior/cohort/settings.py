@@ -17,7 +17,7 @@ from ..denoisers.result import Denoiser
 from ..files.disk import hash_of
 from ..files.scan import Caps
 from ..fitting.devices import computing_device
-from ..transforms.volumes import AUTO, Slicing, check_spread
+from ..transforms.volumes import AUTO, Slicing, check_neighbours, check_spread
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class Settings:
     Args:
         method, options: see :func:`~monai_dnaprior.denoisers.registry.create_denoiser`.
         device: where to compute, see :func:`~monai_dnaprior.fitting.devices.computing_device`.
-        slice_dim, batch_size, rician: see :class:`~monai_dnaprior.transforms.volumes.Slicing`.
+        slice_dim, batch_size, neighbours, rician: see :class:`~monai_dnaprior.transforms.volumes.Slicing`.
         mask: a scan of the same shape; where it is 0, voxels come out as they are.
         noise: its standard deviation in the units of the scan, or a scan of the same shape that holds it.
         residual, spread: also write what was removed, and the spread over restarts.
@@ -40,6 +40,7 @@ class Settings:
     device: str = "auto"
     slice_dim: int | str = AUTO
     batch_size: int = 8
+    neighbours: int = 0
     rician: bool = False
     mask: Path | None = None
     noise: float | Path | None = None
@@ -55,7 +56,7 @@ class Settings:
                 raise ValueError(f"{name}={str(path)!r} does not exist.")
         if self.noise is not None and not isinstance(self.noise, Path):
             check_positive(noise=self.noise)
-        self.slicing(colours=False)
+        check_neighbours(self.denoiser, self.slicing(colours=False).neighbours)
         computing_device(self.device)
 
     @cached_property
@@ -71,7 +72,11 @@ class Settings:
     def slicing(self, *, colours: bool) -> Slicing:
         """How a scan is cut; its channels are colours of one image, or volumes of their own."""
         return Slicing(
-            slice_dim=self.slice_dim, channel_wise=not colours, batch_size=self.batch_size, rician=self.rician
+            slice_dim=self.slice_dim,
+            channel_wise=not colours,
+            batch_size=self.batch_size,
+            neighbours=self.neighbours,
+            rician=self.rician,
         )
 
     @property
@@ -87,6 +92,7 @@ class Settings:
             "method": self.method,
             "options": dict(self.options),
             "slice_dim": self.slice_dim,
+            "neighbours": self.neighbours,
             "rician": self.rician,
             "device": self.computing.type,
             "mask": None if self.mask is None else hash_of(self.mask),

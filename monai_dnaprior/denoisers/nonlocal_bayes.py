@@ -24,7 +24,9 @@ CHUNK = 96  # groups filtered at once on a CPU, whose caches hold them
 SHARE = 0.85  # of the noise's variance that is filtered: a group's covariance in the estimate is a little too small
 
 
-def refine(noisy: Tensor, estimate: Tensor, noise: NoiseModel, *, rounds: int = 2) -> Tensor:
+def refine(
+    noisy: Tensor, estimate: Tensor, noise: NoiseModel, *, rounds: int = 2, around: Tensor | None = None
+) -> Tensor:
     r"""Denoise again, with an estimate of the image to say which patches are alike and what they have in common.
 
     .. math:: \hat x_i = y_i - v N (C + v N)^{-1} (y_i - \mu), \qquad v = 0.85\,\sigma^2
@@ -40,6 +42,8 @@ def refine(noisy: Tensor, estimate: Tensor, noise: NoiseModel, *, rounds: int = 
         estimate: the same shape.
         noise: its standard deviation, correlation and deviation from place to place.
         rounds: how often; 0 gives back the estimate.
+        around: estimates of neighbouring slices, (slices, C, H, W), whose patches join the groups where they are more
+            alike than those of the slice itself.
 
     Groups hold the 48 patches of 8×8 pixels that are most alike in the estimate, within 10 pixels of every sixth.
     Channels are treated one by one in an orthonormal basis (their mean, then differences), and grouped together.
@@ -57,14 +61,16 @@ def refine(noisy: Tensor, estimate: Tensor, noise: NoiseModel, *, rounds: int = 
     >>> bool((refined - clean).square().mean() < 0.05 * (noisy - clean).square().mean())
     True
     """
+    around = estimate[:0] if around is None else around
     if rounds and noise.deviation is not None:
         deviation, even = noise.deviation, replace(noise, deviation=None)
-        return deviation * refine(noisy / deviation, estimate / deviation, even, rounds=rounds)
+        noisy, estimate, around = (images / deviation for images in (noisy, estimate, around))
+        return deviation * refine(noisy, estimate, even, rounds=rounds, around=around)
     basis = cosines(noisy.shape[1]).to(noisy)
-    planes = torch.einsum("kc,bchw->bkhw", basis, noisy)
+    planes, others = (torch.einsum("kc,bchw->bkhw", basis, images) for images in (noisy, around))
     for _ in range(rounds):
         estimate = torch.einsum("kc,bchw->bkhw", basis, estimate)
-        estimate = torch.einsum("kc,bkhw->bchw", basis, one_round(planes, estimate, noise))
+        estimate = torch.einsum("kc,bkhw->bchw", basis, one_round(planes, torch.cat((estimate, others)), noise))
     return estimate
 
 

@@ -8,7 +8,6 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -140,9 +139,7 @@ class PerImageFit:
         if len(indices) != len(noisy):
             raise ValueError(f"slice_indices has {len(indices)} entries; give one for each of the {len(noisy)} images.")
         initial = self.network(noisy.shape[1]) if network is None else network
-        measure = measure_noise if self.whitened else measure_strength
-        guard = partial(Safeguards.of, stabilise=self.stabilise, measure=measure)
-        guards = side_by_side(guard, noisy.split(1), noise or [None] * len(noisy), device=noisy.device)
+        guards = side_by_side(self.safeguards, noisy.split(1), noise or [None] * len(noisy), device=noisy.device)
         procedures = [
             count_seconds(self.denoise_image(guard, initial, index, restart), 0 if restart else guard.measured)
             for guard, index in zip(guards, indices, strict=True)
@@ -150,6 +147,11 @@ class PerImageFit:
         ]
         outcomes = run_fits(procedures, device=noisy.device)
         return average_restarts([outcomes[i : i + self.restarts] for i in range(0, len(outcomes), self.restarts)])
+
+    def safeguards(self, noisy: Tensor, known: Known | None) -> Safeguards:
+        """One image (1, C, H, W) with what is known or measured of its noise."""
+        measure = measure_noise if self.whitened else measure_strength
+        return Safeguards.of(noisy, known, stabilise=self.stabilise, measure=measure)
 
     def denoise_image(
         self, guard: Safeguards, network: nn.Module, index: int, restart: int

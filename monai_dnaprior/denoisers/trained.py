@@ -116,14 +116,19 @@ class Trained:
         images, records = zip(*outcomes, strict=True)
         return Result(torch.cat(images), list(records))
 
+    def safeguards(self, noisy: Tensor, known: Known | None) -> Safeguards:
+        """One image (1, C, H, W) as a filter sees it, with what is known or measured of its noise."""
+        return Safeguards.of(noisy, known, stabilise=True, measure=measure_noise)
+
     def denoise_one(
         self, white: TrainedNetwork, correlated: TrainedNetwork, noisy: Tensor, known: Known | None
     ) -> tuple[Tensor, Record]:
         """One image (1, C, H, W): leave it alone, or pass it through a network; a pixel that fails stays as it is."""
         with torch.no_grad():
-            refined = self.refinements > 0
-            measure = measure_noise if refined else measure_correlated
-            guard = Safeguards.of(noisy, known, stabilise=refined, measure=measure)
+            if self.refinements > 0:
+                guard = self.safeguards(noisy, known)
+            else:
+                guard = Safeguards.of(noisy, known, stabilise=False, measure=measure_correlated)
             if reason := guard.reason_to_leave(self.clean_sigma):
                 return guard.leave(reason)
             noise = guard.noise

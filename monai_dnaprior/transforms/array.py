@@ -25,7 +25,7 @@ from ..fitting.devices import computing_device, device_name
 from ..training.weights import SHIPPED
 from .metadata import name_of, slicing_of
 from .signature import takes_parameters_of
-from .volumes import AUTO, Noise, Slicing, check_spread, check_volume, denoise_volume
+from .volumes import AUTO, Noise, Slicing, check_neighbours, check_spread, check_volume, denoise_volume
 
 logger = logging.getLogger(__name__)
 RECORDS_KEY = "denoising"
@@ -42,6 +42,8 @@ class Denoise(Transform):
             where the affine tells, and else the last, axial for volumes as MONAI loads them. A 2D image is one slice.
         channel_wise: denoise every channel by itself (modalities, time points), or all together (RGB).
         batch_size: slices fitted side by side, on a CPU one a thread; the result does not depend on it.
+        neighbours: how many slices on each side help to denoise one of a volume, 0 to 3: a second pass, for methods
+            with a network.
         rician: the image holds magnitudes (MR): also take away what Rician noise adds to their mean.
         noise: what is known of the noise, in the image's units, in place of what is measured: its standard deviation,
             as a number or a map of the image's shape, or a :class:`~monai_dnaprior.noise.model.NoiseModel`.
@@ -80,6 +82,7 @@ class Denoise(Transform):
         slice_dim: int | str = AUTO,
         channel_wise: bool = False,
         batch_size: int = 8,
+        neighbours: int = 0,
         rician: bool = False,
         noise: Noise | None = None,
         device: str | torch.device = "auto",
@@ -89,11 +92,18 @@ class Denoise(Transform):
         **options: Any,
     ) -> None:
         check_flag(residual=residual, spread=spread)
-        check_spread(create_denoiser(method, **options), spread)  # which refuses what is out of range
+        denoiser = create_denoiser(method, **options)  # which refuses what is out of range
+        check_spread(denoiser, spread)
         self.method, self.options = method, options
         self.slicing = Slicing(
-            slice_dim=slice_dim, channel_wise=channel_wise, batch_size=batch_size, rician=rician, progress=progress
+            slice_dim=slice_dim,
+            channel_wise=channel_wise,
+            batch_size=batch_size,
+            neighbours=neighbours,
+            rician=rician,
+            progress=progress,
         )
+        check_neighbours(denoiser, neighbours)
         self.device = device_name(device)
         self.residual, self.spread, self.noise = residual, spread, noise
 

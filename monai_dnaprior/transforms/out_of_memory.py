@@ -6,7 +6,7 @@ import gc
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from ..denoisers.result import Denoiser, Known, Result
 from ..fitting.tiles import map_tiles
 from ..noise.model import NoiseModel
 
+Outcome = TypeVar("Outcome")
 SMALLEST_TILE = 128  # side
 SIGNS = ("can't allocate memory", "out of memory", "ALLOC_FAILED", "unable to find an engine")  # in what is said
 
@@ -58,7 +59,7 @@ def denoise(denoiser: Denoiser, noisy: Tensor, indices: range, noise: Sequence[K
     return denoiser(noisy, slice_indices=indices, **known)
 
 
-def attempt(function: Callable[[], Result]) -> Result | None:
+def attempt(function: Callable[[], Outcome]) -> Outcome | None:
     """What a function gives, or None if the memory did not suffice; what the attempt took is then freed."""
     try:
         return function()

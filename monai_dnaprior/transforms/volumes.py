@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
+import functools
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..checks import check_flag, check_whole, is_whole
+from ..denoisers.neighbours import refine_slice
 from ..denoisers.outcome import UNTREATED
 from ..denoisers.result import Denoiser, Known, Record, Result
+from ..fitting.threads import side_by_side
 from ..noise.intensity import intensity_range
 from ..noise.model import NoiseModel
 from ..noise.rician import without_rician_bias
 from ..progress import Progress
-from .out_of_memory import attribute, within_memory
+from .out_of_memory import attempt, attribute, join_results, within_memory
 
 SPATIAL_AXES = 3
+MOST_NEIGHBOURS = 3
+WITHOUT_NEIGHBOURS = "out of memory with the neighbouring slices: denoised without them"
 AUTO = "auto"
 THICK = 1.25  # times as far apart as voxels along the other axes are those of thick slices
 
@@ -34,6 +40,8 @@ class Slicing:
             points); otherwise the channels of a slice are denoised together (RGB).
         batch_size: how many slices the denoiser is handed at once. The result does not depend on it, on an
             accelerator but for rounding, about a thousandth of the range of intensities.
+        neighbours: how many slices on each side help to denoise one, 0 to 3: each slice is filtered once more after
+            all, and the patches of its neighbours that are most like its own guide the filter, too.
         rician: the volume holds magnitudes (MR): take away what Rician noise adds to their mean, see
             :func:`~monai_dnaprior.noise.rician.without_rician_bias`.
         progress: show a progress bar.
@@ -46,6 +54,7 @@ class Slicing:
     slice_dim: int | str = AUTO
     channel_wise: bool = False
     batch_size: int = 8
+    neighbours: int = 0
     rician: bool = False
     progress: bool = False
 
@@ -56,6 +65,9 @@ class Slicing:
                 f'slice_dim={self.slice_dim} is no spatial axis; choose one of -3 to 2 (-1 is the last), or "auto".'
             )
         check_whole(1, batch_size=self.batch_size)
+        check_whole(0, neighbours=self.neighbours)
+        if self.neighbours > MOST_NEIGHBOURS:
+            raise ValueError(f"neighbours={self.neighbours} is too many; give at most {MOST_NEIGHBOURS} on each side.")
         check_flag(channel_wise=self.channel_wise, rician=self.rician, progress=self.progress)
 
     @property
@@ -177,6 +189,7 @@ def denoise_parts(
 ) -> Iterator[Part]:
     """What :func:`denoise_volume` takes from a volume, part by part, without the slices that are done."""
     check_volume(volume)
+    check_neighbours(denoiser, slicing.neighbours)
     if slicing.rician:
         check_magnitudes(volume)
     volume, depth = volume.detach(), slicing.depth(volume.shape)
@@ -184,29 +197,100 @@ def denoise_parts(
     for number in range(len(volume) if slicing.channel_wise else 1):
         channels = slice(number, number + 1) if slicing.channel_wise else slice(None)
         offset, span = intensity_range(volume[channels])
-        first = number * depth
-        for indices in batches(range(first, first + depth), slicing.batch_size, done):
-            place = slicing.place(volume.ndim, channels, slice(indices.start - first, indices.stop - first))
+        indices = range(number * depth, (number + 1) * depth)
+
+        def place_of(some: range, channels: slice = channels, first: int = number * depth) -> tuple[slice, ...]:
+            return slicing.place(volume.ndim, channels, slice(some.start - first, some.stop - first))
+
+        def look(some: range, place_of: Any = place_of, offset: float = offset, span: float = span) -> Look:
+            place = place_of(some)
             noisy = ((slicing.cut(volume[place]).double() - offset) / span).float()
             visible = noisy.isfinite()
-            noisy = torch.where(visible, noisy, 0)
             known: list[Known] | None = None
             if isinstance(noise, NoiseModel):
                 known = [noise.to(volume.device).scale(1 / span)] * len(noisy)
             elif strength is not None:
                 known = list((slicing.cut(strength[place]) / span).float().mean(1, keepdim=True).split(1))
-            result = attribute(within_memory(denoiser, noisy, indices, known))
-            result = remove_rician_bias(noisy, result, offset / span) if slicing.rician else result
-            residual = torch.where(visible, span * (noisy.double() - result.image.double()), 0)
-            spread = None if result.spread is None else torch.where(visible, span * result.spread, 0)
+            return Look(torch.where(visible, noisy, 0), visible, known)
+
+        for some, seen, result in denoise_slices(look, denoiser, slicing, indices, done):
+            result = remove_rician_bias(seen.noisy, result, offset / span) if slicing.rician else result
+            residual = torch.where(seen.visible, span * (seen.noisy.double() - result.image.double()), 0)
+            spread = None if result.spread is None else torch.where(seen.visible, span * result.spread, 0)
             yield Part(
-                indices,
-                place,
+                some,
+                place_of(some),
                 slicing.join(residual, volume.ndim),
                 None if spread is None else slicing.join(spread, volume.ndim),
                 result.records,
                 span,
             )
+
+
+@dataclass(frozen=True)
+class Look:
+    """Some slices as a denoiser sees them: (B, C, H, W), 0 where they are not visible, and what is known of noise."""
+
+    noisy: Tensor
+    visible: Tensor
+    known: list[Known] | None
+
+
+def denoise_slices(
+    look: Callable[[range], Look], denoiser: Denoiser, slicing: Slicing, indices: range, done: Container[int]
+) -> Iterator[tuple[range, Look, Result]]:
+    """Those of a volume's slices that are not done, some at a time, as they came and denoised.
+
+    Neighbours of those that are wanted are denoised even so; the results of a batch and its neighbours are held.
+    """
+    reach = slicing.neighbours if len(indices) > 1 else 0
+    for run in batches(indices, len(indices), done):
+        needed = range(max(indices.start, run.start - reach), min(indices.stop, run.stop + reach))
+        start, held = run.start, list[Result]()
+        for batch in batches(needed, slicing.batch_size, ()):
+            seen = look(batch)
+            held.append(attribute(within_memory(denoiser, seen.noisy, batch, seen.known)))
+            stop = run.stop if batch.stop == needed.stop else min(run.stop, batch.stop - reach)
+            if stop <= start:
+                continue
+            results = functools.reduce(join_results, held)
+            first, ready = batch.stop - len(results.records), range(start, stop)
+            seen = seen if ready == batch else look(ready)
+            among = range(start - first, stop - first)
+            yield ready, seen, refine_among(denoiser, seen, results, among, reach) if reach else results
+            start = stop
+            held = [take(results, range(max(0, start - reach - first), len(results.records)))] if reach else []
+
+
+def refine_among(denoiser: Denoiser, seen: Look, results: Result, among: range, reach: int) -> Result:
+    """Those of the results that are seen, after a filter that their neighbours among the results guide, too.
+
+    Slices that were left alone stay so, and lend nothing.
+    """
+    method, records = method_of(denoiser), results.records
+    treated = [record.stop_reason not in UNTREATED for record in records]
+
+    def refined(noisy: Tensor, known: Known | None, number: int) -> tuple[Tensor, Record]:
+        near = range(max(0, number - reach), min(len(records), number + reach + 1))
+        others = [index for index in near if index != number and treated[index]]
+        image, record = results.image[number : number + 1], records[number]
+        if not (treated[number] and others):
+            return image, record
+        filtered = attempt(functools.partial(refine_slice, method, noisy, known, image, results.image[others], record))
+        return filtered or (image, replace(record, warnings=(*record.warnings, WITHOUT_NEIGHBOURS)))
+
+    known: list[Known | None] = [*seen.known] if seen.known else [None] * len(among)
+    pairs = side_by_side(refined, seen.noisy.split(1), known, among, device=seen.noisy.device)
+    return replace(
+        take(results, among), image=torch.cat([image for image, _ in pairs]), records=[record for _, record in pairs]
+    )
+
+
+def take(result: Result, numbers: range) -> Result:
+    """Some images of a result that lie behind each other."""
+    place = slice(numbers.start, numbers.stop)
+    spread = None if result.spread is None else result.spread[place]
+    return Result(result.image[place], result.records[place], spread)
 
 
 def batches(indices: range, batch_size: int, done: Container[int]) -> Iterator[range]:
@@ -291,3 +375,14 @@ def check_spread(denoiser: Denoiser, wanted: bool) -> None:
     """Refuse to give the spread over restarts of what is not restarted."""
     if wanted and getattr(denoiser, "restarts", 1) < 2:
         raise ValueError("spread=True needs a fit that is restarted; set the option restarts to at least 2.")
+
+
+def check_neighbours(denoiser: Denoiser, neighbours: int) -> None:
+    """Refuse to let slices help each other in a method that measures no noise for a filter."""
+    if neighbours and not hasattr(method_of(denoiser), "safeguards"):
+        raise ValueError(f"neighbours={neighbours} is for methods with a network, as dna-prior or iddp; leave it out.")
+
+
+def method_of(denoiser: Any) -> Any:
+    """The method that a denoiser is, or that it hands a network."""
+    return denoiser.func if isinstance(denoiser, functools.partial) else denoiser

@@ -1,0 +1,209 @@
+"""Slices that are denoised with their neighbours: what it gains, what it must not lose, what it must not depend on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from monai_dnaprior import Denoise, DNAPriorDenoise, DNAPriorInferer, IDDPDenoise, create_denoiser
+from monai_dnaprior.__main__ import main
+from monai_dnaprior.cohort.all_scans import denoise_all
+from monai_dnaprior.denoisers.dnaprior import DNAPrior
+from monai_dnaprior.denoisers.nonlocal_bayes import refine, similar_patches
+from monai_dnaprior.denoisers.result import Result
+from monai_dnaprior.denoisers.trained import Trained
+from monai_dnaprior.files.scan import Caps
+from monai_dnaprior.noise.metrics import psnr
+from monai_dnaprior.noise.model import NoiseModel
+from monai_dnaprior.transforms.volumes import Slicing, denoise_parts, denoise_volume
+
+SIGMA = 25 / 255
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope="module")
+def volume() -> Tensor:
+    """Seven slices of stripes that drift, (1, 24, 20, 7), with noise."""
+    rows, columns, depth = torch.meshgrid(*(torch.arange(float(size)) for size in (24, 20, 7)), indexing="ij")
+    return (torch.sin(rows / 3 + depth / 9) + columns / 20 + 0.2 * noise(24, 20, 7))[None]
+
+
+def mean_of_slices(images: Tensor, clean: Tensor) -> float:
+    return float(np.mean([psnr(image[None], reference[None]) for image, reference in zip(images, clean, strict=True)]))
+
+
+def refined(noisy: Tensor, guides: Tensor, reach: int) -> Tensor:
+    slices = range(len(noisy))
+    others = [[k for k in slices if k != index and abs(k - index) <= reach] for index in slices]
+    return torch.cat(
+        [refine(noisy[[i]], guides[[i]], NoiseModel(SIGMA), around=guides[near]) for i, near in enumerate(others)]
+    )
+
+
+def test_groups_hold_the_patches_of_neighbours_that_are_most_alike() -> None:
+    image, other = noise(1, 1, 24, 24), noise(1, 1, 24, 24, seed=1)
+    rows = columns = torch.tensor([8])
+    patches = 17 * 17
+    alone = similar_patches(image, 8, rows, columns)
+    unlike = similar_patches(torch.cat((image, other + 100)), 8, rows, columns)
+    alike = similar_patches(torch.cat((image, other, image)), 8, rows, columns)
+    assert torch.equal(alone, unlike)
+    assert alike[0, :2].tolist() == [8 * 17 + 8, 2 * patches + 8 * 17 + 8]
+
+
+def test_alike_slices_gain_and_unlike_ones_do_not_lose(clean_slice: Tensor) -> None:
+    turned = [clean_slice[..., :80, :].rot90(quarter, (-2, -1)) for quarter in range(3)]
+    for clean, gain in ((clean_slice[..., :80, :].expand(3, -1, -1, -1), 0.25), (torch.cat(turned), -0.05)):
+        noisy = clean + SIGMA * noise(*clean.shape)
+        guides = refined(noisy, torch.nn.functional.avg_pool2d(noisy, 3, 1, 1), 0)
+        assert (
+            mean_of_slices(refined(noisy, guides, 1), clean) > mean_of_slices(refined(noisy, guides, 0), clean) + gain
+        )
+
+
+@pytest.mark.parametrize("denoiser", [Trained(), DNAPrior(steps=2, width=4)], ids=["iddp", "dna-prior"])
+def test_batches_shares_and_order_change_nothing(volume: Tensor, denoiser: Any) -> None:
+    expected = denoise_volume(volume, denoiser, Slicing(neighbours=1))
+    for batch_size in (1, 3):
+        result = denoise_volume(volume, denoiser, Slicing(neighbours=1, batch_size=batch_size))
+        assert torch.equal(result.image, expected.image)
+        assert [r.residual for r in result.records] == [r.residual for r in expected.records]
+    image = volume.clone()
+    for share in ((2, 3, 5, 6), (0, 1, 4)):
+        done = set(range(7)).difference(share)
+        for part in denoise_parts(volume, denoiser, Slicing(neighbours=1, batch_size=2), done=done):
+            assert done.isdisjoint(part.indices)
+            image[part.place] = (volume[part.place].double() - part.residual).float()
+    assert torch.equal(image, expected.image)
+
+
+def test_a_slice_depends_on_its_neighbours_and_on_no_others(volume: Tensor) -> None:
+    transform = partial(IDDPDenoise(neighbours=2))
+    changed = volume.clone()
+    changed[..., 0] = volume[..., 0].flip(1)
+    same = (transform(volume) == transform(changed)).flatten(0, 2).all(0)
+    assert same.tolist()[3:] == [True] * 4
+    assert not same[:3].any()
+
+
+def test_images_and_single_slices_are_denoised_as_before(volume: Tensor) -> None:
+    for image in (volume[..., 0], volume[..., :1]):
+        assert torch.equal(IDDPDenoise(neighbours=1)(image), IDDPDenoise()(image))
+
+
+def test_no_more_is_held_than_a_batch_and_its_neighbours(volume: Tensor) -> None:
+    seen: list[range] = []
+
+    class Counted(Trained):
+        def __call__(self, noisy: Tensor, *, slice_indices: Sequence[int] | None = None, **others: Any) -> Result:
+            seen.append(slice_indices)  # type: ignore[arg-type]
+            return super().__call__(noisy, slice_indices=slice_indices, **others)
+
+    for part in denoise_parts(volume, Counted(), Slicing(neighbours=2, batch_size=1)):
+        assert seen[-1].stop <= part.indices.start + 3
+    assert [indices.start for indices in seen] == list(range(7))
+
+
+def test_slices_that_are_left_alone_stay_so_and_lend_nothing(volume: Tensor) -> None:
+    image = volume.clone()
+    image[..., 3] = 0.5
+    output = IDDPDenoise(neighbours=1)(image)
+    assert torch.equal(output[..., 3], image[..., 3])
+    alone = IDDPDenoise(neighbours=1)
+    image[..., 3] = 0.25
+    assert torch.equal(alone(image)[..., :3], output[..., :3])
+    assert torch.equal(alone(torch.ones(1, 20, 20, 3)), torch.ones(1, 20, 20, 3))
+
+
+def test_hidden_voxels_come_out_as_they_are(volume: Tensor) -> None:
+    image = volume.clone()
+    image[0, 3:5, 4, 2] = torch.nan
+    output = IDDPDenoise(neighbours=1)(image)
+    assert torch.equal(output.isnan(), image.isnan())
+
+
+def test_colours_brightness_and_known_noise_go_with_neighbours(volume: Tensor) -> None:
+    colour = torch.cat((volume, volume.flip(1), volume.flip(2)))
+    assert IDDPDenoise(neighbours=1)(colour).isfinite().all()
+    counts = torch.poisson(20 * (volume - volume.min()), generator=torch.Generator().manual_seed(0))
+    assert IDDPDenoise(neighbours=1, refinements=1)(counts).isfinite().all()
+    weak, strong = (IDDPDenoise(neighbours=1, noise=sigma)(volume) for sigma in (0.1, 0.3))
+    assert (weak - volume).square().mean() < (strong - volume).square().mean()
+
+
+def test_without_memory_for_it_a_slice_is_as_without_neighbours(
+    volume: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr("monai_dnaprior.transforms.volumes.refine_slice", fail)
+    monkeypatch.setattr("gc.collect", lambda: None)  # takes a second
+    result = denoise_volume(volume, Trained(), Slicing(neighbours=1))
+    assert torch.equal(result.image, denoise_volume(volume, Trained()).image)
+    assert all("without them" in record.warnings[-1] for record in result.records)
+
+
+@pytest.mark.parametrize(
+    ("method", "neighbours", "message"),
+    [
+        ("iddp", 4, "neighbours=4 is too many; give at most 3"),
+        ("iddp", -1, "neighbours=-1 must be a whole number, at least 0"),
+        ("iddp", True, "neighbours=True must be a whole number"),
+        ("tv", 1, "neighbours=1 is for methods with a network"),
+    ],
+)
+def test_what_cannot_be_is_refused_at_once(method: str, neighbours: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Denoise(method, neighbours=neighbours)
+
+
+def values_of(path: Path) -> np.ndarray:
+    return np.asarray(nibabel.load(path).dataobj)  # type: ignore[attr-defined]
+
+
+class Interrupted(Exception):
+    """Stands for the end of a process."""
+
+
+def test_transforms_inferers_commands_and_resumed_runs_agree(
+    volume: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nibabel.save(nibabel.Nifti1Image(volume[0].numpy(), np.diag([1, 1, 5, 1])), tmp_path / "scan.nii")
+    volume = torch.from_numpy(values_of(tmp_path / "scan.nii").copy("K"))[None]
+    expected = DNAPriorDenoise(steps=2, neighbours=1)(volume)
+    denoiser = create_denoiser("dna-prior", steps=2)
+    inferred = DNAPriorInferer(denoiser, neighbours=1)(inputs=volume[None], network=denoiser.network())[0]
+    assert torch.equal(inferred, expected)
+    words = ["denoise", str(tmp_path / "scan.nii"), str(tmp_path / "out.nii"), "--steps", "2", "--neighbours", "1"]
+    assert main([*words, "--device", "cpu", "--quiet"]) == 0
+    values = values_of(tmp_path / "out.nii")
+    assert np.array_equal(values, expected[0].numpy())
+
+    fitted, fit_one = [], DNAPrior.denoise_image
+
+    def counted(prior: DNAPrior, guard: Any, network: Any, index: int, restart: int) -> Any:
+        if index == 5 and len(fitted) == 5:
+            fitted.append(-1)
+            raise Interrupted
+        fitted.append(index)
+        return fit_one(prior, guard, network, index, restart)
+
+    monkeypatch.setattr(DNAPrior, "denoise_image", counted)
+    settings: dict[str, Any] = {"options": {"steps": 2, "seed": 0}, "batch_size": 1, "neighbours": 1, "device": "cpu"}
+    for resume in (False, True):
+        rows = list(denoise_all(tmp_path / "scan.nii", tmp_path / "again.nii", caps=Caps(), resume=resume, **settings))
+        assert rows[0].status == ("denoised" if resume else "failed")
+    assert fitted == [0, 1, 2, 3, 4, -1, 3, 4, 5, 6]  # four slices were finished
+    assert np.array_equal(values_of(tmp_path / "again.nii"), values)
