@@ -1,0 +1,160 @@
+"""Volumes with and without their neighbouring slices, beside filters of other packages that see all three dimensions.
+
+The middle of real volumes gets noise, of its own in every slice; three slices in the middle are compared. A cell is a
+volume, a noise and a method; it is written as soon as it is measured, and a run skips those that are there.
+``removed`` is the correlation of what was removed with a second noisy copy of the same volume: near 0 where it is noise
+alone. Filters of other packages are run by the Python that ``--python`` names, see volume_filters.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from clinical_noise import low_frequencies, realised, true_spectrum
+from publish import RESULTS, publish
+from skimage.metrics import structural_similarity
+from volume_filters import FILTERS
+
+from monai_dnaprior.compare.table import markdown_table
+from monai_dnaprior.denoisers.registry import create_denoiser
+from monai_dnaprior.files.discovery import find_sources
+from monai_dnaprior.files.scan import Caps
+from monai_dnaprior.transforms.volumes import Slicing, denoise_parts
+
+SIDE, DEPTH, SCORED = 128, 9, 3
+VOLUMES = {
+    "CT 3.3 mm": "dicom/STS_008_CT",
+    "CT 7 mm": "dicom/ge_head_CT_tilt",
+    "MR 3.3 mm": "dicom/STS_008_MR_T1",
+    "MR 1 mm": "volumes/Task04_Hippocampus/imagesTr/hippocampus_163.nii.gz",
+    "MR 2 mm": "volumes/misc/anatomical.nii",
+    "PET 3.4 mm": "dicom/qinhn0024_PET_head",
+}
+NOISES = {"white 15": ("white", 15), "white 25": ("white", 25), "fbp-hann 15": ("fbp-hann", 15)} | {
+    "zero-filled 15": ("zero-filled", 15)
+}
+OURS: dict[str, tuple[str, dict[str, Any], int]] = {
+    "bm3d": ("bm3d", {}, 0),
+    **{f"iddp {count}": ("iddp", {"refinements": 2}, count) for count in range(4)},
+    **{f"default {count}": ("dna-prior", {}, count) for count in range(2)},
+}
+METHODS = ["noisy", *OURS, *FILTERS]
+
+
+def middle(volume: np.ndarray) -> np.ndarray:
+    """The middle of a volume (H, W, D), its robust range scaled to [0, 1]."""
+    low, high = np.percentile(volume, (0.5, 99.5))
+    starts = [max(0, (side - most) // 2) for side, most in zip(volume.shape, (SIDE, SIDE, DEPTH), strict=True)]
+    place = tuple(slice(start, start + most) for start, most in zip(starts, (SIDE, SIDE, DEPTH), strict=True))
+    return ((volume[place] - low) / (high - low)).clip(0, 1)
+
+
+def clean_volume(data: Path, name: str, kind: str) -> np.ndarray:
+    (source,), _ = find_sources(data / VOLUMES[name])
+    clean = middle(source.read(Caps()).values()[0].astype(np.float64))
+    return (
+        np.stack([low_frequencies(image) for image in clean.T], -1).swapaxes(0, 1) if kind == "zero-filled" else clean
+    )
+
+
+def noise_field(kind: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
+    if kind == "white":
+        return np.random.default_rng(seed).normal(size=shape)
+    return np.stack([realised(kind, 100 * seed + index, shape[:2]) for index in range(shape[-1])], -1)
+
+
+def denoised(method: str, noisy: np.ndarray, kind: str, sigma: float, python: str) -> tuple[np.ndarray, float]:
+    """What a method makes of the slices that are compared, and the seconds that a slice takes."""
+    depth = noisy.shape[-1]
+    scored = range((depth - SCORED) // 2, (depth + SCORED) // 2)
+    started = time.perf_counter()
+    if method in OURS:
+        name, options, neighbours = OURS[method]
+        result, volume = noisy.astype(np.float32), torch.from_numpy(noisy).float()[None]
+        done = set(range(depth)).difference(scored)
+        slicing = Slicing(neighbours=neighbours)
+        for part in denoise_parts(volume, create_denoiser(name, **options), slicing, done=done):
+            result[part.place[1:]] -= part.residual[0].numpy()
+        return result[..., scored], (time.perf_counter() - started) / SCORED
+    if method == "noisy":
+        return noisy[..., scored], 0.0
+    with tempfile.TemporaryDirectory() as folder:
+        source, output = Path(folder, "in.npz"), Path(folder, "out.npy")
+        power = np.zeros(0) if kind == "white" else true_spectrum(kind, noisy.shape[:2])
+        np.savez(source, noisy=noisy, sigma=sigma, power=power)
+        script = str(Path(__file__).with_name("volume_filters.py"))
+        command = [python, script, method, str(source), str(output)]
+        text = subprocess.run(command, check=True, capture_output=True, encoding="utf-8").stdout
+        return np.load(output)[..., scored], float(text.splitlines()[-1]) / depth
+
+
+def measure(data: Path, name: str, noise: str, method: str, python: str) -> dict[str, Any]:
+    kind, level = NOISES[noise]
+    clean = clean_volume(data, name, kind)
+    noisy, other = (clean + level / 255 * noise_field(kind, clean.shape, seed) for seed in (1, 2))
+    result, seconds = denoised(method, noisy, kind, level / 255, python)
+    first = (clean.shape[-1] - SCORED) // 2
+    clean, noisy, other = (volume[..., first : first + SCORED] for volume in (clean, noisy, other))
+    result = result.clip(0, 1)
+    removed = np.corrcoef((noisy - result).ravel(), other.ravel())[0, 1] if method != "noisy" else 0.0
+    similar = [structural_similarity(clean[..., k], result[..., k], data_range=1) for k in range(SCORED)]
+    return {
+        "volume": name,
+        "noise": noise,
+        "method": method,
+        "psnr": round(float(-10 * np.log10(np.mean((result - clean) ** 2))), 2),
+        "ssim": round(float(np.mean(similar)), 4),
+        "removed": round(float(removed), 3),
+        "seconds": round(seconds, 2),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of volumes and DICOM series")
+    parser.add_argument("--python", default="", help="that has the other packages; their methods are skipped without")
+    parser.add_argument("--volumes", default=",".join(VOLUMES), help="with commas")
+    parser.add_argument("--noises", default=",".join(NOISES), help="with commas")
+    parser.add_argument("--methods", default=",".join(METHODS), help="with commas")
+    options = parser.parse_args()
+    wanted = [method for method in options.methods.split(",") if options.python or method not in FILTERS]
+    for name in options.volumes.split(","):
+        for noise in options.noises.split(","):
+            for method in wanted:
+                if (name, noise, method) not in (cells := measured()):
+                    row = measure(options.data, name, noise, method, options.python)
+                    write({**measured(), (name, noise, method): row} if cells else {(name, noise, method): row})
+
+
+def measured() -> dict[tuple[str, str, str], dict[str, Any]]:
+    path = RESULTS / "volumes.json"
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
+    return {(row["volume"], row["noise"], row["method"]): row for row in rows}
+
+
+def write(cells: dict[tuple[str, str, str], dict[str, Any]]) -> None:
+    rows = sorted(cells.values(), key=lambda row: (*(list(VOLUMES).index(row["volume"]),), row["noise"], row["method"]))
+    publish("volumes", {"rows": rows}, table(rows))
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """PSNR in dB, a row a volume and noise, a column a method; then the means, where all is measured."""
+    methods = [method for method in METHODS if any(row["method"] == method for row in rows)]
+    cells = {(row["volume"], row["noise"], row["method"]): row for row in rows}
+    lines = []
+    for name, noise in dict.fromkeys((row["volume"], row["noise"]) for row in rows):
+        values = [cells.get((name, noise, method)) for method in methods]
+        lines.append([name, noise, *("" if value is None else f"{value['psnr']:.2f}" for value in values)])
+    return markdown_table(["volume", "noise", *methods], lines)
+
+
+if __name__ == "__main__":
+    main()
