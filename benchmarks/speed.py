@@ -9,6 +9,7 @@ import argparse
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +23,7 @@ from monai_dnaprior.compare.run import peak_memory
 from monai_dnaprior.compare.table import markdown_table
 from monai_dnaprior.denoisers.dip import DeepImagePrior
 from monai_dnaprior.denoisers.dnaprior import DNAPrior
+from monai_dnaprior.denoisers.nonlocal_bayes import group_positions, refine, similar_patches
 from monai_dnaprior.denoisers.per_image import NoisyImage
 from monai_dnaprior.fitting.batch import FitRequest
 from monai_dnaprior.fitting.devices import PRECISIONS, convolving
@@ -56,6 +58,7 @@ def main() -> None:
     results["reference in bfloat16"] = round(REFERENCE_STEPS * reference_step(clean, precision="bfloat16"), 1)
     results["throughput"] = [throughput(clean, count) for count in (1, 4, 16)]
     results["steps"] = {precision: step_against_convolutions(precision) for precision in PRECISIONS}
+    results["filter"] = filter_round(clean)
     publish("speed", results, table(results))
 
 
@@ -77,6 +80,10 @@ def table(results: dict[str, Any]) -> str:
     for precision, step in results["steps"].items():
         label = f"a step at {step['side']}×{step['side']}, one thread" if precision == "float32" else rounded
         lines.append([label, f"{step['milliseconds']} ms, {step['ratio']} times its convolutions alone"])
+    rounds = results["filter"]
+    lines.append(
+        ["a round of the filter, one thread", f"{rounds['milliseconds']} ms, the search {rounds['share']} of it"]
+    )
     return markdown_table(["256×256, Gaussian noise of σ 25", ""], lines)
 
 
@@ -164,6 +171,17 @@ def step_against_convolutions(precision: str, side: int = SIDE // 2) -> dict[str
     }
 
 
+def filter_round(clean: Tensor) -> dict[str, Any]:
+    """A round of the non-local filter at full size, as one thread takes it, and the search's part of it."""
+    image, side = noisy(clean), 8
+    guide = torch.nn.functional.avg_pool2d(image, 3, 1, 1)
+    places = group_positions(SIDE - side + 1, side)
+    with single_threaded_pool() as pool:
+        whole = pool.submit(timed, partial(refine, image, guide, NoiseModel(0.1), rounds=1), repeats=5).result()
+        search = pool.submit(timed, partial(similar_patches, guide, side, places, places), repeats=5).result()
+    return {"milliseconds": round(1e3 * whole), "search": round(1e3 * search), "share": round(search / whole, 2)}
+
+
 def stepper(request: FitRequest) -> Callable[[], None]:
     """One step of a fit, as :func:`monai_dnaprior.fitting.fit.fit` takes it."""
     descent = request.optimizer(request.network.parameters(), lr=request.learning_rate)
@@ -176,7 +194,7 @@ def stepper(request: FitRequest) -> Callable[[], None]:
     return step
 
 
-def timed(function: Callable[[], None], *, repeats: int) -> float:
+def timed(function: Callable[[], Any], *, repeats: int) -> float:
     """Seconds a call, after two that do not count."""
     for _ in range(2):
         function()
