@@ -51,10 +51,10 @@ METHODS = ["noisy", *OURS, *FILTERS]
 
 def middle(volume: np.ndarray) -> np.ndarray:
     """The middle of a volume (H, W, D), its robust range scaled to [0, 1]."""
-    low, high = np.percentile(volume, (0.5, 99.5))
+    low, high = np.nanpercentile(volume, (0.5, 99.5))
     starts = [max(0, (side - most) // 2) for side, most in zip(volume.shape, (SIDE, SIDE, DEPTH), strict=True)]
     place = tuple(slice(start, start + most) for start, most in zip(starts, (SIDE, SIDE, DEPTH), strict=True))
-    return ((volume[place] - low) / (high - low)).clip(0, 1)
+    return ((np.nan_to_num(volume[place], nan=low) - low) / (high - low)).clip(0, 1)
 
 
 def clean_volume(data: Path, name: str, kind: str) -> np.ndarray:

@@ -98,7 +98,7 @@ def test_every_pixel_is_covered() -> None:
             places = group_positions(count, side).tolist()
             assert places[0] == 0
             assert places[-1] == count - 1
-            assert all(after - before <= min(side, 6) for before, after in itertools.pairwise(places))
+            assert all(after - before <= min(side, 4) for before, after in itertools.pairwise(places))
 
 
 @pytest.mark.parametrize(("name", "value"), [("BAND", 3), ("CHUNK", 7)])

@@ -15,8 +15,8 @@ from ..noise.model import NoiseModel
 PATCH = 8  # side of a patch
 SIMILAR = 48  # patches in a group
 REACH = 10  # rows and columns searched on every side of a patch
-STRIDE = 6  # rows and columns between the patches that gather a group
-BAND = 11  # rows of such patches treated at once, by a thread each, which bounds the memory
+STRIDE = 4  # rows and columns between the patches that gather a group
+BAND = 16  # rows of such patches treated at once, by a thread each, which bounds the memory
 SINGULAR = 2e-3  # of the largest eigenvalue of the noise's covariance is the least that is reckoned with
 LEAST = 1e-6  # noise in a group, as a part of its energy: with less the system is singular in single precision
 FAR = 1e18  # from the image is what lies around it, unlike any patch
@@ -45,7 +45,7 @@ def refine(
         around: estimates of neighbouring slices, (slices, C, H, W), whose patches join the groups where they are more
             alike than those of the slice itself.
 
-    Groups hold the 48 patches of 8×8 pixels that are most alike in the estimate, within 10 pixels of every sixth.
+    Groups hold the 48 patches of 8×8 pixels that are most alike in the estimate, within 10 pixels of every fourth.
     Channels are treated one by one in an orthonormal basis (their mean, then differences), and grouped together.
 
     Source: Lebrun, Buades, Morel, "A nonlocal Bayesian image denoising algorithm", SIAM J. Imaging Sciences 6, 2013,
@@ -111,7 +111,7 @@ def one_round(noisy: Tensor, estimates: Tensor, noise: NoiseModel) -> Tensor:
 
 
 def group_positions(count: int, side: int) -> Tensor:
-    """Every sixth of so many places of patches, and the last; more where smaller patches would leave gaps."""
+    """Every fourth of so many places of patches, and the last; more where smaller patches would leave gaps."""
     stride = min(STRIDE, side)
     places = torch.arange(0, count, stride)
     return places if (count - 1) % stride == 0 else torch.cat((places, torch.tensor([count - 1])))
