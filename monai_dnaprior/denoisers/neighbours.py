@@ -44,7 +44,7 @@ def refine_slice(
         the slice, and its record with residual and time; both as they were where the filter fails.
     """
     with torch.no_grad():
-        guard = method.safeguards(noisy, known).start(first=True)
+        guard = method.safeguards(noisy, known)
         guide, others = as_seen(guard, estimate), [as_seen(guard, image) for image in around.split(1)]
         refined = refine(guard.noisy, guide, guard.noise, rounds=ROUNDS, around=torch.cat([guide[:0], *others]))
         seen = varying_pixels(guard.noisy)
