@@ -18,6 +18,7 @@ from .result import Known, Record
 
 LEAST_SIDE = 96  # of an image whose noise may be measured to be correlated
 NOISY = (8, 100)  # contrast over noise of images that are not left alone however wide the range of intensities
+WEAK = 4 / 255  # noise that is not believed to be both correlated and uneven
 NOT_FINITE = "the result was not finite; the input is given back"
 
 
@@ -123,9 +124,14 @@ def measure_strength(noisy: Tensor, kind: NoiseKind) -> NoiseModel:
 def measure_noise(noisy: Tensor, kind: NoiseKind) -> NoiseModel:
     """The noise of an image with its correlation and map: a second for 256×256 pixels, four for 512×512.
 
-    Small images hold too little to tell it from anatomy.
+    Small images hold too little to tell it from anatomy, and weak noise that is both correlated and uneven looks like
+    fine texture: these are taken to have white and even noise.
     """
-    return NoiseModel.of(noisy) if min(noisy.shape[-2:]) >= LEAST_SIDE else measure_strength(noisy, kind)
+    if min(noisy.shape[-2:]) < LEAST_SIDE:
+        return measure_strength(noisy, kind)
+    noise = NoiseModel.of(noisy)
+    doubtful = noise.sigma < WEAK and not noise.is_white and noise.deviation is not None
+    return measure_strength(noisy, kind) if doubtful else noise
 
 
 def measure_correlated(noisy: Tensor, kind: NoiseKind) -> NoiseModel:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate, pad
 
-from .estimate import varying_pixels
+from .estimate import noise_correlation, varying_pixels
 from .groups import DENSE, SIDE, Groups, sparse_step
 from .spectrum import GRID, LAGS, correlation_of, fitted, seen, synthesised
 
@@ -23,6 +23,7 @@ LIKE = 0.1  # correlation of neighbours from which noise may be called correlate
 ERRORS = 4.0  # or so many times the deviation that white noise shows
 UNEVEN = 1.3  # 90th over 10th percentile of a map from which noise may be called uneven
 EXCESS = 1.15  # times as much as even noise shows
+DOUBT = 0.25  # by which the correlation of neighbours may be higher in groups than in smooth blocks
 WINDOW = 40  # pixels in which a map is robust to texture
 BLUR = 12  # pixels by which it is smooth
 LOW_RANK = 0.3  # quantile that is taken in the window
@@ -108,6 +109,10 @@ def measure(image: Tensor, sigma: float, *, known: Tensor | None = None, white: 
     total, is_anatomy = check(scene, total, correlation, even=even)
     if is_anatomy and known is None:
         return None
+    if known is None and correlation is not None:
+        blocks = noise_correlation(image[None]).item()
+        if float(neighbours_of(correlation).mean()) > blocks + DOUBT:
+            return None
     return Measured(total, correlation, None if even else deviation)
 
 
@@ -182,7 +187,10 @@ def adjusted(spectrum: Tensor, ratios: Tensor) -> Tensor:
 
 def neighbours(spectrum: Tensor) -> Tensor:
     """Correlation with the nearest below and to the right."""
-    rho = correlation_of(spectrum)
+    return neighbours_of(correlation_of(spectrum))
+
+
+def neighbours_of(rho: Tensor) -> Tensor:
     return torch.stack([rho[LAGS + 1, LAGS], rho[LAGS, LAGS + 1]])
 
 
