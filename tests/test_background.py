@@ -54,9 +54,10 @@ def test_a_fill_is_background_up_to_the_tissue_that_it_touches() -> None:
     assert not exact_background(torch.zeros(1, 1, 4, 40)).any()
 
 
-def test_noise_that_is_clipped_is_no_background() -> None:
+def test_noise_that_is_clipped_or_counts_few_photons_is_no_background() -> None:
     noise = torch.randn(1, 1, 256, 256, generator=torch.Generator().manual_seed(0))
     assert not exact_background(noise.clamp(min=0)).any()
+    assert not exact_background((noise - 1.5).clamp(min=0)).any()  # 0 in 93 of 100 pixels
 
 
 def test_colours_are_background_where_all_are() -> None:
