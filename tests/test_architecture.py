@@ -141,8 +141,12 @@ def test_a_cohort_passes_few_files_to_one_scan_and_none_twice(
     monkeypatch: pytest.MonkeyPatch, nifti_path: Path, tmp_path: Path
 ) -> None:
     passed = record_ways(monkeypatch)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)  # of several slices in threads the ways would be mixed
-    (row,) = denoise_all(nifti_path, tmp_path / "out.nii.gz", caps=Caps(), options={"steps": 1, "width": 4})
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # of several slices in threads the ways would be mixed
+    try:
+        (row,) = denoise_all(nifti_path, tmp_path / "out.nii.gz", caps=Caps(), options={"steps": 1, "width": 4})
+    finally:
+        torch.set_num_threads(threads)
     assert row.status == "denoised"
     assert passed[0] == "cohort/all_scans.py"
     assert passed.index("cohort/one_scan.py") < MOST_FILES
