@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
 
 from monai_dnaprior.denoisers import nonlocal_bayes as refinement
-from monai_dnaprior.denoisers.nonlocal_bayes import cosines, group_positions, refine, similar_patches
+from monai_dnaprior.denoisers.nonlocal_bayes import group_positions, refine, similar_patches
+from monai_dnaprior.noise.groups import cosines
 from monai_dnaprior.noise.metrics import psnr
 from monai_dnaprior.noise.model import NoiseModel
 
@@ -111,7 +112,7 @@ def test_memory_bounds_change_nothing(monkeypatch: pytest.MonkeyPatch, name: str
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
 def test_cosines_are_orthonormal_and_begin_with_the_mean(size: int) -> None:
-    basis = cosines(size)
+    basis = cosines(size).float()
     torch.testing.assert_close(basis @ basis.mT, torch.eye(size))
     torch.testing.assert_close(basis[0], torch.full((size,), size**-0.5))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ..fitting.threads import side_by_side
+from ..noise.groups import cosines
 from ..noise.model import NoiseModel
 
 PATCH = 8  # side of a patch
@@ -72,19 +72,6 @@ def refine(
         estimate = torch.einsum("kc,bchw->bkhw", basis, estimate)
         estimate = torch.einsum("kc,bkhw->bchw", basis, one_round(planes, torch.cat((estimate, others)), noise))
     return estimate
-
-
-def cosines(size: int) -> Tensor:
-    """The orthonormal basis of the discrete cosine transform, a row each; the first is the mean.
-
-    >>> basis = cosines(3)
-    >>> torch.allclose(basis @ basis.mT, torch.eye(3), atol=1e-6)
-    True
-    """
-    index = torch.arange(size, dtype=torch.float64)
-    rows = torch.cos(math.pi / size * (index + 0.5) * index[:, None]) * math.sqrt(2 / size)
-    rows[0] /= math.sqrt(2)
-    return rows.float()
 
 
 def one_round(noisy: Tensor, estimates: Tensor, noise: NoiseModel) -> Tensor:

@@ -18,10 +18,11 @@ from ..fitting.stopping import root_mean_square
 from ..fitting.threads import side_by_side
 from ..fitting.tiles import map_tiles
 from ..noise.estimate import CORRELATED, local_mean, local_noise, varying_pixels
+from ..noise.groups import cosines
 from ..noise.model import NoiseModel
 from ..training.unet import DenoisingUNet
 from ..training.weights import SHIPPED, SHIPPED_CORRELATED, TrainedNetwork, load_weights
-from .nonlocal_bayes import cosines, refine
+from .nonlocal_bayes import refine
 from .result import Known, Record, Result, check_noisy
 from .safeguards import Safeguards, measure_correlated, measure_noise
 

@@ -11,7 +11,7 @@ from torch.nn.functional import avg_pool2d, interpolate, pad
 
 from .estimate import noise_correlation, varying_pixels
 from .groups import DENSE, SIDE, Groups, sparse_step
-from .spectrum import GRID, LAGS, correlation_of, fitted, seen, synthesised
+from .spectrum import GRID, correlation_of, fitted, neighbours_of, seen, synthesised
 
 LEAST_SIDE = 24  # of an image in which groups of patches can be told apart
 LEAST_GROUPS = 30
@@ -188,10 +188,6 @@ def adjusted(spectrum: Tensor, ratios: Tensor) -> Tensor:
 def neighbours(spectrum: Tensor) -> Tensor:
     """Correlation with the nearest below and to the right."""
     return neighbours_of(correlation_of(spectrum))
-
-
-def neighbours_of(rho: Tensor) -> Tensor:
-    return torch.stack([rho[LAGS + 1, LAGS], rho[LAGS, LAGS + 1]])
 
 
 def map_of(scene: Scene, sigma: float, correlation: Tensor | None) -> Tensor | None:

@@ -12,7 +12,7 @@ from torch.nn.functional import avg_pool2d, conv2d, pad
 
 from .blind import measure
 from .estimate import estimate_sigma
-from .spectrum import spectrum_of
+from .spectrum import neighbours_of, spectrum_of
 
 FLOOR = 2e-3  # of the mean power is the least that a spectrum has
 SLICES = 8  # of a volume, at equal distances, in which its correlation is measured
@@ -84,8 +84,8 @@ class NoiseModel:
         """Correlation of e with the nearest below and to the right."""
         if self.correlation is None:
             return 0.0, 0.0
-        centre = len(self.correlation) // 2
-        return self.correlation[centre + 1, centre].item(), self.correlation[centre, centre + 1].item()
+        below, right = neighbours_of(self.correlation).tolist()
+        return below, right
 
     @property
     def sigma_range(self) -> tuple[float, float]:

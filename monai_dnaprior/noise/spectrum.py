@@ -49,6 +49,12 @@ def correlation_of(spectrum: Tensor) -> Tensor:
     return rho / rho[LAGS, LAGS] * torch.outer(taper, taper).to(rho)
 
 
+def neighbours_of(correlation: Tensor) -> Tensor:
+    """Correlation with the nearest below and to the right, (2,), of noise with a correlation over lags."""
+    centre = len(correlation) // 2
+    return torch.stack([correlation[centre + 1, centre], correlation[centre, centre + 1]])
+
+
 def spectrum_of(correlation: Tensor, height: int, width: int) -> Tensor:
     """Spectrum (H, W), in the order of the Fourier transform, of noise with a correlation; not floored, mean 1."""
     reach = len(correlation) // 2
