@@ -25,7 +25,8 @@ from monai_dnaprior.denoisers.result import Result
 from monai_dnaprior.fitting.devices import PRECISIONS
 from monai_dnaprior.noise.metrics import psnr
 from monai_dnaprior.noise.models import add_noise
-from monai_dnaprior.transforms.volumes import Slicing, denoise_parts, denoise_volume
+from monai_dnaprior.transforms.slicing import Slicing
+from monai_dnaprior.transforms.volumes import denoise_parts, denoise_volume
 
 PRESETS = ("fast", "default", "best")
 BATCH = 64  # slices made together

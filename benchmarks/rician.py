@@ -13,7 +13,8 @@ from monai_dnaprior.compare.table import markdown_table
 from monai_dnaprior.denoisers.registry import create_denoiser
 from monai_dnaprior.noise.metrics import psnr
 from monai_dnaprior.noise.models import add_noise
-from monai_dnaprior.transforms.volumes import Slicing, denoise_volume
+from monai_dnaprior.transforms.slicing import Slicing
+from monai_dnaprior.transforms.volumes import denoise_volume
 
 METHODS = ("bm3d", "iddp", "dna-prior")
 

@@ -38,7 +38,8 @@ from monai_dnaprior import (
     denoising_records,
     list_denoisers,
 )
-from monai_dnaprior.transforms.volumes import Slicing, denoise_volume
+from monai_dnaprior.transforms.slicing import Slicing
+from monai_dnaprior.transforms.volumes import denoise_volume
 
 BUNDLES = Path(__file__).parents[1] / "bundles"
 MR = Path(nibabel.__file__).parent / "tests" / "data" / "example4d.nii.gz"

@@ -27,7 +27,8 @@ from monai_dnaprior.compare.table import markdown_table
 from monai_dnaprior.denoisers.registry import create_denoiser
 from monai_dnaprior.files.discovery import find_sources
 from monai_dnaprior.files.scan import Caps
-from monai_dnaprior.transforms.volumes import Slicing, denoise_parts
+from monai_dnaprior.transforms.slicing import Slicing
+from monai_dnaprior.transforms.volumes import denoise_parts
 
 SIDE, DEPTH, SCORED = 128, 9, 3
 VOLUMES = {

@@ -27,7 +27,8 @@ from monai_dnaprior.fitting.losses import penalised_fidelity
 from monai_dnaprior.fitting.networks import ShiftedNoise, SkipNet
 from monai_dnaprior.fitting.stopping import Discrepancy
 from monai_dnaprior.noise.model import NoiseModel
-from monai_dnaprior.transforms.volumes import Slicing, denoise_volume
+from monai_dnaprior.transforms.slicing import Slicing
+from monai_dnaprior.transforms.volumes import denoise_volume
 
 CPU = torch.device("cpu")
 SMALL = {"width": 4, "scales": 2, "input_channels": 4, "skip_channels": 2}

@@ -23,7 +23,8 @@ from monai_dnaprior.denoisers.trained import Trained
 from monai_dnaprior.files.scan import Caps
 from monai_dnaprior.noise.metrics import psnr
 from monai_dnaprior.noise.model import NoiseModel
-from monai_dnaprior.transforms.volumes import Slicing, denoise_parts, denoise_volume
+from monai_dnaprior.transforms.slicing import Slicing
+from monai_dnaprior.transforms.volumes import denoise_parts, denoise_volume
 
 SIGMA = 25 / 255
 

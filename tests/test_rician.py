@@ -18,7 +18,8 @@ from monai_dnaprior.denoisers.dnaprior import DNAPrior
 from monai_dnaprior.noise.metrics import psnr
 from monai_dnaprior.noise.models import add_noise
 from monai_dnaprior.noise.rician import HIGHEST, signal_of, table, without_rician_bias
-from monai_dnaprior.transforms.volumes import Slicing, denoise_volume
+from monai_dnaprior.transforms.slicing import Slicing
+from monai_dnaprior.transforms.volumes import denoise_volume
 
 UNIT = 0.1  # sigma of 25.5 on the 8-bit scale
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from monai_dnaprior import create_denoiser
 from monai_dnaprior.denoisers.result import Record, Result
 from monai_dnaprior.noise.intensity import intensity_range
-from monai_dnaprior.transforms.volumes import Slicing, denoise_volume
+from monai_dnaprior.transforms.slicing import Slicing
+from monai_dnaprior.transforms.volumes import denoise_volume
 
 pytestmark = GUARDED
 

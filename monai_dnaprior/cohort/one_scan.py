@@ -27,7 +27,8 @@ from ..files.preflight import preflight
 from ..files.scan import Caps, NoScan, Scan, UnsupportedScan, same_bits
 from ..noise.metrics import correlation
 from ..progress import Progress
-from ..transforms.volumes import Part, Slicing, check_magnitudes, denoise_parts, strength_of
+from ..transforms.slicing import Slicing
+from ..transforms.volumes import Part, check_magnitudes, denoise_parts, strength_of
 from .settings import Settings
 
 NOTICE = "Not a medical device; keep the original."

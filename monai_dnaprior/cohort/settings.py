@@ -17,7 +17,8 @@ from ..denoisers.result import Denoiser
 from ..files.disk import hash_of
 from ..files.scan import Caps
 from ..fitting.devices import computing_device
-from ..transforms.volumes import AUTO, Slicing, check_neighbours, check_spread
+from ..transforms.slicing import AUTO, Slicing
+from ..transforms.volumes import check_neighbours, check_spread
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +28,7 @@ class Settings:
     Args:
         method, options: see :func:`~monai_dnaprior.denoisers.registry.create_denoiser`.
         device: where to compute, see :func:`~monai_dnaprior.fitting.devices.computing_device`.
-        slice_dim, batch_size, neighbours, rician: see :class:`~monai_dnaprior.transforms.volumes.Slicing`.
+        slice_dim, batch_size, neighbours, rician: see :class:`~monai_dnaprior.transforms.slicing.Slicing`.
         mask: a scan of the same shape; where it is 0, voxels come out as they are.
         noise: its standard deviation in the units of the scan, or a scan of the same shape that holds it.
         residual, spread: also write what was removed, and the spread over restarts.

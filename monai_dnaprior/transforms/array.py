@@ -25,7 +25,8 @@ from ..fitting.devices import computing_device, device_name
 from ..training.weights import SHIPPED
 from .metadata import name_of, slicing_of
 from .signature import takes_parameters_of
-from .volumes import AUTO, Noise, Slicing, check_neighbours, check_spread, check_volume, denoise_volume
+from .slicing import AUTO, Slicing
+from .volumes import Noise, check_neighbours, check_spread, check_volume, denoise_volume
 
 logger = logging.getLogger(__name__)
 RECORDS_KEY = "denoising"

@@ -17,7 +17,8 @@ from ..denoisers.trained import Trained
 from .array import RECORDS_KEY, log_result, records_text
 from .metadata import name_of, slicing_of
 from .signature import takes_parameters_of
-from .volumes import Slicing, denoise_volume
+from .slicing import Slicing
+from .volumes import denoise_volume
 
 
 class DenoisingInferer(Inferer):
@@ -25,7 +26,7 @@ class DenoisingInferer(Inferer):
 
     Args:
         denoiser: is called with ``noisy``, ``slice_indices`` and ``network``.
-        slicing: see :class:`~monai_dnaprior.transforms.volumes.Slicing`.
+        slicing: see :class:`~monai_dnaprior.transforms.slicing.Slicing`.
 
     Call it with ``inputs``, (B, C, H, W) or (B, C, H, W, D), and ``network``. It returns a MetaTensor of the same shape
     and metadata for a MetaTensor, else a tensor.

@@ -11,7 +11,7 @@ from monai.data.utils import is_no_channel
 from monai.utils import MetaKeys
 
 from ..files.labels import holds_labels
-from .volumes import SPATIAL_AXES, Slicing
+from .slicing import SPATIAL_AXES, Slicing
 
 COLOURS = 4  # channels of an image at most
 NARROW = 4  # pixels; what is no wider is hardly a slice

@@ -24,7 +24,8 @@ from monai_dnaprior.denoisers.result import Denoiser, Record, Result
 from monai_dnaprior.files.scan import Caps
 from monai_dnaprior.noise.intensity import intensity_range
 from monai_dnaprior.transforms.out_of_memory import within_memory
-from monai_dnaprior.transforms.volumes import Slicing, denoise_volume
+from monai_dnaprior.transforms.slicing import Slicing
+from monai_dnaprior.transforms.volumes import denoise_volume
 
 pytestmark = pytest.mark.fault("F8")
 
