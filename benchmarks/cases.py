@@ -53,8 +53,10 @@ FURTHER: Crops = {  # the first four others of each folder, on which choices wer
     }.items()
     for name in names.split()
 }
+SMALL: Crops = {name: CROPS[name] for name in ("mri", "ct", "pet", "ultrasound")}  # for fits of half an hour
 WIDE = ("dip", "dip-tv", "dsp", "dna-prior-paper")  # the network of 128 channels
-CROP_TABLES = {"table1": CROPS, "table1_held_out": HELD_OUT, "table1_further": FURTHER}
+CROP_TABLES = {"table1": CROPS, "table1_held_out": HELD_OUT, "table1_further": FURTHER, "table1_small": SMALL}
+SIDES = {"table1_small": 96}
 COLOUR = ("endoscopy", "histopathology")
 METHODS = (
     "wavelet tv bm3d bm3d-given nl-means gaussian median dip dip-tv wire ds-n2n dsp self2self "
@@ -81,7 +83,7 @@ def precision_of(label: str, asked: str) -> str:
     return asked if label in WIDE else "float32"
 
 
-def make_case(data: Path, name: str, sigma: int, *, crops: Crops = CROPS, full: bool = False) -> Case:
+def make_case(data: Path, name: str, sigma: int, *, crops: Crops = CROPS, side: int = SIDE, full: bool = False) -> Case:
     """The clean image in [0, 1] and the same with seeded noise."""
     file, corner = crops[name]
     modality = Path(file).parent.name
@@ -95,9 +97,9 @@ def make_case(data: Path, name: str, sigma: int, *, crops: Crops = CROPS, full: 
     if modality not in COLOUR:
         image = image.mean(-1, keepdims=True)
     if not full:
-        room = [max(0, side - SIDE) for side in image.shape[:2]]
-        row, column = (min(*ends) for ends in zip(corner or [side // 2 for side in room], room, strict=True))
-        image = image[row : row + SIDE, column : column + SIDE]
+        room = [max(0, size - side) for size in image.shape[:2]]
+        row, column = (min(*ends) for ends in zip(corner or [size // 2 for size in room], room, strict=True))
+        image = image[row : row + side, column : column + side]
     clean = torch.tensor(np.moveaxis(image.clip(0, 1), -1, 0), dtype=torch.float32)[None]
     return Case(f"{name}-{sigma}", add_noise(clean, f"gaussian:{sigma}", seed=sigma), clean)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cases import CROP_TABLES, CROPS, METHODS, SIGMAS, WIDE, Crops, make_case, merged, method
+from cases import CROP_TABLES, CROPS, METHODS, SIDE, SIDES, SIGMAS, WIDE, Crops, make_case, merged, method
 from publish import publish
 
 from monai_dnaprior.compare.run import compare
@@ -29,17 +29,18 @@ def main() -> None:
     others = parser.add_mutually_exclusive_group()
     others.add_argument("--held-out", action="store_true", help="crops of other images, on which nothing was chosen")
     others.add_argument("--further", action="store_true", help="crops of 28 other images, on which choices were made")
+    others.add_argument("--small", action="store_true", help="crops of 96×96 of four modalities, for slow methods")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--precision", default="float32", choices=PRECISIONS, help=f"of {', '.join(WIDE)}")
     parser.add_argument("--full", action="store_true", help="whole images in place of crops (for GPU machines)")
     options = parser.parse_args()
-    name = "table1" + "_held_out" * options.held_out + "_further" * options.further
-    crops, name = CROP_TABLES[name], name + "_full" * options.full
+    name = "table1" + "_held_out" * options.held_out + "_further" * options.further + "_small" * options.small
+    crops, side, name = CROP_TABLES[name], SIDES.get(name, SIDE), name + "_full" * options.full
     rows: list[Row] = []
     for label in options.methods.split(","):
         for sigma in map(int, options.sigmas.split(",")):
             for image in options.images.split(",") if options.images else crops:
-                case = make_case(options.data, image, sigma, crops=crops, full=options.full)
+                case = make_case(options.data, image, sigma, crops=crops, side=side, full=options.full)
                 folder = options.output / name / f"{case.name}-{label}"
                 methods = {label: method(label, sigma, options.precision)}
                 rows += compare([case], methods, folder, device=options.device)
