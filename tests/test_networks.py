@@ -10,7 +10,15 @@ from conftest import GUARDED
 from torch import Tensor, nn
 
 from monai_dnaprior.denoisers.wire import WIRE, coordinate_grid, gabor
-from monai_dnaprior.fitting.networks import BilinearDouble, ReflectionPad, SkipNet, fixed_input
+from monai_dnaprior.fitting.networks import (
+    BilinearDouble,
+    Doubled,
+    Mirrored,
+    Normalised,
+    ReflectionPad,
+    SkipNet,
+    fixed_input,
+)
 
 pytestmark = GUARDED
 
@@ -25,11 +33,11 @@ def test_defaults_are_the_network_of_deep_image_prior(channels: int, parameters:
     ("ours", "torchs"),
     [
         (ReflectionPad(), nn.ReflectionPad2d(1)),
-        (ReflectionPad.from_slices, nn.ReflectionPad2d(1)),
+        (Mirrored.apply, nn.ReflectionPad2d(1)),
         (BilinearDouble(), nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)),
-        (BilinearDouble.from_slices, nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)),
+        (Doubled.apply, nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)),
     ],
-    ids=["pad", "pad-from-slices", "upsample", "upsample-from-slices"],
+    ids=["pad", "pad on other devices", "upsample", "upsample on other devices"],
 )
 def test_parts_equal_pytorchs_in_value_and_gradient(ours: Callable[[Tensor], Tensor], torchs: nn.Module) -> None:
     features = fixed_input(channels=3, height=5, width=7).double().requires_grad_()
@@ -37,6 +45,31 @@ def test_parts_equal_pytorchs_in_value_and_gradient(ours: Callable[[Tensor], Ten
     weights = fixed_input(channels=3, height=ours(features).shape[2], width=ours(features).shape[3], seed=1)
     gradients = [torch.autograd.grad((part(features) * weights).sum(), features)[0] for part in (ours, torchs)]
     torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("function", [Mirrored.apply, Doubled.apply])
+def test_parts_on_other_devices_are_the_same_for_many_networks(function: Callable[[Tensor], Tensor]) -> None:
+    features = torch.rand(2, 1, 3, 4, 5, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    together, each = torch.vmap(function)(features), torch.stack([function(one) for one in features])
+    assert torch.equal(together, each)
+    weights = fixed_input(channels=3, height=each.shape[-2], width=each.shape[-1])
+    gradients = [torch.autograd.grad((made * weights).sum(), features)[0] for made in (together, each)]
+    torch.testing.assert_close(*gradients)
+
+
+def test_a_normalisation_on_other_devices_is_pytorchs_alone_and_for_many_networks() -> None:
+    draw = torch.Generator().manual_seed(0)
+    shapes = (3, 1, 4, 5, 6), (3, 4), (3, 4)
+    inputs = [torch.rand(shape, generator=draw, dtype=torch.float64).requires_grad_() for shape in shapes]
+
+    def pytorchs(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return nn.functional.batch_norm(features, None, None, weight, bias, training=True)
+
+    expected, alone = (torch.stack(list(map(one, *inputs))) for one in (pytorchs, Normalised.apply))
+    gradients = torch.autograd.grad(expected.pow(3).sum(), inputs)
+    for output in (alone, torch.vmap(Normalised.apply)(*inputs)):
+        torch.testing.assert_close(output, expected)
+        torch.testing.assert_close(torch.autograd.grad(output.pow(3).sum(), inputs), gradients)
 
 
 @pytest.mark.parametrize("padding", ["reflect", "zeros"])

@@ -131,7 +131,7 @@ class Stack(nn.Module):
     def keep(self, places: Sequence[int], optimizer: Optimizer) -> None:
         """Drop all networks but those at these places, and what an optimiser remembers of them."""
         for number, weight in enumerate(self.weights):
-            kept, state = nn.Parameter(weight.detach()[places]), optimizer.state.pop(weight)
+            kept, state = nn.Parameter(weight.detach()[places]), optimizer.state.pop(weight, {})
             optimizer.state[kept] = {
                 name: value[places] if isinstance(value, Tensor) and value.shape == weight.shape else value
                 for name, value in state.items()

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
 
 from ..checks import check_whole
 
@@ -41,8 +43,8 @@ class SkipNet(nn.Module):
     Source: Ulyanov, Vedaldi, Lempitsky, "Deep Image Prior", CVPR 2018, doi:10.1109/CVPR.2018.00984.
 
     Departures: batch normalisation keeps no running statistics, because they would ruin the prior in evaluation mode.
-    Reflection padding and bilinear doubling are built from slices, because PyTorch's own have no deterministic
-    gradient on CUDA.
+    On other devices than a CPU reflection padding and bilinear doubling have gradients of their own, because PyTorch's
+    are not deterministic on CUDA.
 
     >>> network = SkipNet(channels=1)
     >>> sum(p.numel() for p in network.parameters())
@@ -147,50 +149,76 @@ class Join(nn.Module):
 
 
 class ReflectionPad(nn.Module):
-    """Mirror one pixel on each side without repeating the edge, as ``nn.ReflectionPad2d(1)``.
-
-    On a CPU PyTorch's own is used, which is deterministic there and faster.
-    """
+    """Mirror one pixel on each side without repeating the edge, as ``nn.ReflectionPad2d(1)``."""
 
     def forward(self, features: Tensor) -> Tensor:
-        if features.device.type == "cpu":
-            return nn.functional.pad(features, (1, 1, 1, 1), mode="reflect")
-        return self.from_slices(features)
+        return mirror(features) if features.device.type == "cpu" else Mirrored.apply(features)
+
+
+def mirror(features: Tensor) -> Tensor:
+    return nn.functional.pad(features, (1, 1, 1, 1), mode="reflect")
+
+
+class Mirrored(torch.autograd.Function):
+    """The same with a gradient that is summed in one order on every device."""
+
+    generate_vmap_rule = True
 
     @staticmethod
-    def from_slices(features: Tensor) -> Tensor:
+    def forward(features: Tensor) -> Tensor:
+        return mirror(features)
+
+    @staticmethod
+    def setup_context(context: Any, inputs: Any, output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        """What the mirrored pixels got is added to those that they show."""
+        gradient = gradient.clone()
         for dim in (-2, -1):
-            size = features.shape[dim]
-            before, after = features.narrow(dim, 1, 1), features.narrow(dim, size - 2, 1)
-            features = torch.cat((before, features, after), dim)
-        return features
+            last = gradient.shape[dim] - 1
+            for mirrored, shown in ((0, 2), (last, last - 2)):
+                gradient.narrow(dim, shown, 1).add_(gradient.narrow(dim, mirrored, 1))
+            gradient = gradient.narrow(dim, 1, last - 1)
+        return gradient
 
 
 class BilinearDouble(nn.Module):
-    """Double height and width as ``nn.Upsample(scale_factor=2, mode="bilinear")``.
-
-    Each new pixel is 3/4 of the nearest old one and 1/4 of the next, along each axis. On a CPU PyTorch's own is used,
-    which is deterministic there and faster.
-    """
+    """Double height and width as ``nn.Upsample(scale_factor=2, mode="bilinear")``."""
 
     def forward(self, features: Tensor) -> Tensor:
         if features.device.type != "cpu":
-            return self.from_slices(features)
-        doubled = nn.functional.interpolate(features, scale_factor=2, mode="bilinear", align_corners=False)
+            return Doubled.apply(features)
+        doubled = double(features)
         if doubled.requires_grad:
             doubled.register_hook(without_gaps)
         return doubled
 
+
+def double(features: Tensor) -> Tensor:
+    return nn.functional.interpolate(features, scale_factor=2, mode="bilinear", align_corners=False)
+
+
+class Doubled(torch.autograd.Function):
+    """The same with a gradient that is summed in one order on every device."""
+
+    generate_vmap_rule = True
+
     @staticmethod
-    def from_slices(features: Tensor) -> Tensor:
-        for dim in (-2, -1):
-            size = features.shape[dim]
-            first, last = features.narrow(dim, 0, 1), features.narrow(dim, size - 1, 1)
-            before = torch.cat((first, features.narrow(dim, 0, size - 1)), dim)
-            after = torch.cat((features.narrow(dim, 1, size - 1), last), dim)
-            pairs = torch.stack((torch.lerp(features, before, 0.25), torch.lerp(features, after, 0.25)), dim % 4 + 1)
-            features = pairs.flatten(dim % 4, dim % 4 + 1)
-        return features
+    def forward(features: Tensor) -> Tensor:
+        return double(features)
+
+    @staticmethod
+    def setup_context(context: Any, inputs: Any, output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        """Along each axis 1/4, 3/4, 3/4, 1/4 of four neighbours: pairs are averaged twice, and added once."""
+        gradient = nn.functional.pad(gradient, (1, 1, 1, 1), mode="replicate")
+        averages = avg_pool2d(avg_pool2d(gradient, 2, stride=1), 2, stride=1)
+        return avg_pool2d(averages, 2, divisor_override=1)
 
 
 def without_gaps(gradient: Tensor) -> Tensor:
@@ -204,15 +232,59 @@ def convolution(inputs: int, outputs: int, size: int, padding: str, stride: int 
     mirrored = size == 3 and padding == "reflect"
     return nn.Sequential(
         *([ReflectionPad()] if mirrored else []),
-        nn.Conv2d(inputs, outputs, size, stride, 0 if mirrored else size // 2),
+        ConvolutionBefore(inputs, outputs, size, stride, 0 if mirrored else size // 2),
         normalisation(outputs),
         nn.LeakyReLU(0.2),
     )
 
 
+class ConvolutionBefore(nn.Conv2d):
+    """A convolution before a normalisation, which takes its bias away again: only a CPU adds one, in no time."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self._conv_forward(features, self.weight, self.bias if features.device.type == "cpu" else None)
+
+
 def normalisation(channels: int) -> nn.BatchNorm2d:
     """Batch normalisation with the statistics of the image at hand, in training and in evaluation mode alike."""
-    return nn.BatchNorm2d(channels, track_running_stats=False)
+    return Normalisation(channels, track_running_stats=False)
+
+
+class Normalisation(nn.BatchNorm2d):
+    def forward(self, features: Tensor) -> Tensor:
+        if features.device.type == "cpu":
+            return super().forward(features)
+        return Normalised.apply(features, self.weight, self.bias)
+
+
+def normalise(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return nn.functional.batch_norm(features, None, None, weight, bias, training=True)
+
+
+class Normalised(torch.autograd.Function):
+    """The same; for many networks it is one normalisation of all their channels, weights included."""
+
+    @staticmethod
+    def forward(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return normalise(features, weight, bias)
+
+    @staticmethod
+    def setup_context(context: Any, inputs: Any, output: Tensor) -> None:
+        context.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        with torch.enable_grad():
+            inputs = [tensor.detach().requires_grad_() for tensor in context.saved_tensors]
+            return torch.autograd.grad(normalise(*inputs), inputs, gradient)
+
+    @staticmethod
+    def vmap(info: Any, dims: Any, features: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, int]:
+        features, weight, bias = (
+            value.movedim(dim, 0) for value, dim in zip((features, weight, bias), dims, strict=True)
+        )
+        flat = normalise(features.flatten(0, 2)[None], weight.flatten(), bias.flatten())
+        return flat.view(features.shape), 0
 
 
 def scale(inputs: int, width: int, skip_channels: int, padding: str, *, depth: int) -> nn.Sequential:
