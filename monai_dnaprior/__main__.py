@@ -140,10 +140,10 @@ def run_scans(options: argparse.Namespace, **others: Any) -> int:
         elif row.output and not options.quiet:
             warnings = "".join(f"\n  warning: {text}" for text in row.warnings)
             tqdm.write(f"{printable(row.output)}: {row.summary}{warnings}")
-    if left_out := [row.source for row in rows if row.status == "left out"]:
-        labels = sum("--force" in row.reason for row in rows if row.status == "left out")
+    if left_out := [row for row in rows if row.status in ("left out", "label map")]:
+        labels = sum(row.status == "label map" for row in left_out)
         more = f"; {labels} of them for label maps or masks, which --force denoises" if labels else ""
-        print(f"monai-dnaprior: {printable(count_left_out(left_out))}{more}", file=sys.stderr)
+        print(f"monai-dnaprior: {printable(count_left_out([row.source for row in left_out]))}{more}", file=sys.stderr)
     return exit_code_of(rows)
 
 

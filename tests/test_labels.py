@@ -21,7 +21,7 @@ from monai_dnaprior.cohort.task import ScanTask
 from monai_dnaprior.files.discovery import find_sources
 from monai_dnaprior.files.labels import holds_labels, named_as_labels
 from monai_dnaprior.files.reader import find_scans
-from monai_dnaprior.files.scan import Caps, NoScan
+from monai_dnaprior.files.scan import Caps, LabelMap
 
 GRID = np.stack(np.meshgrid(np.arange(40), np.arange(48), np.arange(3), indexing="ij"))
 LABELS = sum(number * (np.hypot(GRID[0] - x, GRID[1] - 20) < 7) for number, x in ((1, 10), (2035, 28))).astype(np.int16)
@@ -90,7 +90,7 @@ def test_label_maps_are_left_out_of_folders_and_refused_alone(
     file = save(tmp_path / "in" / f"{name}.nii", volume, intent)
     words = ["--method", "median"]
     assert main(["denoise", str(tmp_path / "in"), str(tmp_path / "out"), *words]) == 0
-    assert rows_of(tmp_path / "out") == {"image.nii": "denoised", "case.nii": "left out"}
+    assert rows_of(tmp_path / "out") == {"image.nii": "denoised", "case.nii": "label map"}
     assert "1 of them for label maps or masks, which --force denoises" in capsys.readouterr().err
     assert main(["denoise", str(file), str(tmp_path / "out.nii"), *words]) == 2
     error = capsys.readouterr().err
@@ -111,8 +111,8 @@ def test_a_mask_is_no_scan_to_be_refused(tmp_path: Path) -> None:
 
 def test_workers_leave_label_maps_out(tmp_path: Path) -> None:
     (source,), _ = find_sources(save(tmp_path / "case.nii", LABELS))
-    row: Any = run_or_begin(ScanTask(source, tmp_path / "out.nii", Caps(), FIT, labels=NoScan), 32)
-    assert (row.status, row.exit_code) == ("left out", 0)
+    row: Any = run_or_begin(ScanTask(source, tmp_path / "out.nii", Caps(), FIT, labels=LabelMap), 32)
+    assert (row.status, row.exit_code) == ("label map", 0)
 
 
 def test_derivatives_are_no_inputs_of_a_dataset(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

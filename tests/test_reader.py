@@ -120,14 +120,13 @@ def test_a_real_file_that_pydicom_ships() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("SC_rgb_small_odd.dcm", "is not greyscale; its pixels must be MONOCHROME1 or MONOCHROME2"),
-        ("examples_palette.dcm", "is not greyscale; its pixels must be MONOCHROME1 or MONOCHROME2"),
-        ("rtdose.dcm", "has several frames; only series of single frames are supported"),
+        ("examples_palette.dcm", "takes its colours from a palette; its numbers are no intensities"),
+        ("rtdose.dcm", "is a dose; only images are supported"),
         ("rtplan.dcm", "has no pixels"),
         ("MR_truncated.dcm", "is cut short: 8130 of 8192 bytes of pixels"),
     ],
 )
-def test_what_is_not_a_greyscale_series_is_refused(name: str, message: str) -> None:
+def test_what_is_no_image_is_refused(name: str, message: str) -> None:
     if not shipped(name).exists():
         pytest.skip(f"this version of pydicom ships no {name}")
     with pytest.raises(ValueError, match=message) as caught:
@@ -168,7 +167,9 @@ def test_a_damaged_slice_is_not_left_out(tmp_path: Path, pixels: np.ndarray) -> 
 def test_without_decoders_of_pydicom_those_of_itk_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     names = ("MR_small_jp2klossless.dcm", "MR_small_jpeg_ls_lossless.dcm", "MR_small_RLE.dcm")
     images = [LoadImage(reader=ScanReader())(shipped(name)) for name in names]
-    monkeypatch.setattr("monai_dnaprior.files.dicom.get_decoder", lambda syntax: SimpleNamespace(is_available=False))
+    monkeypatch.setattr(
+        "monai_dnaprior.files.dicom_pixels.get_decoder", lambda syntax: SimpleNamespace(is_available=False)
+    )
     for name, image in zip(names, images, strict=True):
         np.testing.assert_array_equal(LoadImage(reader=ScanReader())(shipped(name)), image)
 

@@ -17,7 +17,7 @@ from ..files.discovery import Source, find_sources
 from ..files.disk import write_json
 from ..files.labels import is_derivative, named_as_labels
 from ..files.names import MANIFEST, describe_dataset, output_for
-from ..files.scan import Caps, CorruptScan, NoScan, ScanError, UnsupportedScan
+from ..files.scan import Caps, CorruptScan, LabelMap, NoScan, ScanError, UnsupportedScan
 from .task import FAILED, LABELS, SOME_BAD, ScanRow, ScanTask
 
 Runner = Callable[[Sequence[ScanTask]], Iterator[ScanRow]]
@@ -49,11 +49,11 @@ def denoise_all(
     if path.is_dir() and output.absolute().is_relative_to(path.absolute()):
         raise UnsupportedScan(output, "lies in the folder that is denoised; give another")
     sources, errors = find_images(path, force=force)
-    if not sources and all(isinstance(error, NoScan) for error in errors):
+    if not sources and not any(error.exit_code for error in errors):
         raise UnsupportedScan(path, "holds no scan")
     alone = path.is_file() or [source.stem for source in sources] == ["."]
     manifest = None if alone else Manifest(output / MANIFEST)
-    labels = None if force else UnsupportedScan if alone else NoScan
+    labels = None if force else UnsupportedScan if alone else LabelMap
     tasks = [
         ScanTask(source, output_for(source.output_name, path, output, alone=alone), caps, settings, progress, labels)
         for source in sources
@@ -79,7 +79,7 @@ def find_images(path: Path, *, force: bool) -> tuple[list[Source], list[ScanErro
         if path.is_dir() and is_derivative(stem, path):
             errors.append(NoScan(source.label, "is a derivative; give its folder to denoise it"))
         elif not force and named_as_labels(f"{(path if path.is_dir() else path.absolute().parent).name}/{stem}"):
-            error = NoScan if path.is_dir() else UnsupportedScan
+            error = LabelMap if path.is_dir() else UnsupportedScan
             errors.append(error(source.label, LABELS.format("its name says so")))
         else:
             found.append(source)

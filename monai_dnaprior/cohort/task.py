@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..denoisers.outcome import Outcome, along_axis
 from ..files.discovery import Source
 from ..files.preflight import preflight
-from ..files.scan import Caps, NoScan, ScanError, UnsupportedScan
+from ..files.scan import Caps, ScanError, UnsupportedScan
 
 if TYPE_CHECKING:
     from .one_scan import ScanJob
@@ -27,7 +27,8 @@ class ScanRow:
 
     Attributes:
         source, output: its file or folder, and that of the result, if there is one.
-        status: ``denoised``, ``refused`` (not treated), ``left out`` (no scan), ``failed`` (no output could be made).
+        status: ``denoised``, ``refused`` (not treated), ``left out`` (no scan), ``label map`` (left out, too),
+            ``failed`` (no output could be made).
         exit_code: 0; 2 unsupported, 4 corrupt, 1 failed; 8 denoised, but some slices could not be and are the input's.
         reason: in one line, where the exit code is not 0.
         denoised, left_alone, fallbacks: how many slices, see :class:`~monai_dnaprior.denoisers.outcome.Outcome`.
@@ -64,8 +65,7 @@ class ScanRow:
 
     @classmethod
     def refused(cls, source: str, error: ScanError) -> ScanRow:
-        status = "left out" if isinstance(error, NoScan) else "refused"
-        return cls(source, None, status, error.exit_code, str(error))
+        return cls(source, None, error.status, error.exit_code, str(error))
 
     @classmethod
     def failed(cls, source: Source, reason: str) -> ScanRow:

@@ -7,6 +7,7 @@ import hashlib
 import os
 import time
 import uuid
+from collections.abc import Sequence
 
 import numpy as np
 from pydicom import Dataset
@@ -20,11 +21,16 @@ from pydicom.uid import (
     PositronEmissionTomographyImageStorage,
 )
 
+from .dicom_frames import frame_types
+from .dicom_headers import GROUPS, is_in_colour
+
 MANUFACTURER = "monai-dnaprior"
 SUFFIX = " denoised"
 LONGEST_DESCRIPTION, LONGEST_DERIVATION = 64, 1024  # characters of LO and ST
 SERIES_NUMBER_OFFSET = 1000
 LOSSY = (JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless, JPEG2000)
+DERIVATION = "DerivationImageSequence"
+OF_ALL_PARTS = ("ConcatenationUID", "SOPInstanceUIDOfConcatenationSource")  # of an image in several files
 WORDS = {"OW": 2, "OF": 4, "OL": 4, "OD": 8, "OV": 8}  # bytes of one, by value representation
 NO_LONGER_TRUE = (
     "SmallestImagePixelValue",
@@ -47,7 +53,8 @@ def derive(header: Dataset, pixels: np.ndarray, *, description: str, configurati
 
     Args:
         header: the source, without its pixels.
-        pixels: (rows, columns) of stored numbers, of the source's depth.
+        pixels: (rows, columns) of stored numbers, of the source's depth; frames in the source's order in front, and
+            colours (RGB) behind, where it has such.
         description: how it was denoised.
         configuration: all of what the pixels depend on besides the source, as text. With the source, the version and
             the pixels it gives the new identifiers: the same identifier, the same pixels.
@@ -65,20 +72,27 @@ def derive(header: Dataset, pixels: np.ndarray, *, description: str, configurati
     derived.SeriesInstanceUID = identifier(str(header.SeriesInstanceUID), version, configuration)
     derived.SeriesNumber = int(header.get("SeriesNumber") or 0) + SERIES_NUMBER_OFFSET
     derived.SeriesDescription = str(header.get("SeriesDescription") or "")[: LONGEST_DESCRIPTION - len(SUFFIX)] + SUFFIX
-    examination = "PRIMARY" if header.SOPClassUID == PositronEmissionTomographyImageStorage else "SECONDARY"
-    derived.ImageType = ["DERIVED", examination, *list(header.get("ImageType") or [])[2:]]  # PET knows PRIMARY only
+    derived.ImageType = derived_type(header.get("ImageType"), header)
     now = time.gmtime(int(os.environ.get("SOURCE_DATE_EPOCH", time.time())))
     derived.InstanceCreationDate = time.strftime("%Y%m%d", now)
     derived.InstanceCreationTime = time.strftime("%H%M%S", now)
-    derived.SourceImageSequence = [source_image(source_class, source)]
-    earlier = str(header.get("DerivationDescription") or "")
-    derived.DerivationDescription = "; ".join(part for part in (earlier, description) if part)[-LONGEST_DERIVATION:]
-    codes = list(header.get("DerivationCodeSequence") or [])
-    derived.DerivationCodeSequence = [*codes, code("113087", "Smoothing")]
+    shared, each = (list(derived.get(keyword) or []) for keyword in GROUPS)
+    for item in (item for group in (*shared, *each) for item in frame_types(group)):
+        item.FrameType = derived_type(item.get("FrameType"), header)
+    for item in derivations(shared, each) or [derived]:
+        add_derivation(item, source_image(source_class, source), description)
+    if shared or each:
+        earlier = header.get("SourceImageEvidenceSequence") or []
+        derived.SourceImageEvidenceSequence = [*earlier, evidence(header)]
+    for keyword in OF_ALL_PARTS:
+        if keyword in derived:
+            derived[keyword].value = identifier(str(derived[keyword].value), version, configuration)
     equipment = list(header.get("ContributingEquipmentSequence") or [])
     derived.ContributingEquipmentSequence = [*equipment, processing_equipment(version)]
     if header.file_meta.TransferSyntaxUID in LOSSY and "LossyImageCompression" not in header:
         derived.LossyImageCompression = "01"
+    if is_in_colour(header):
+        derived.PhotometricInterpretation, derived.PlanarConfiguration = "RGB", 0
     derived.PixelData = pad_to_even(little.tobytes())
     derived["PixelData"].VR = "OB" if pixels.itemsize == 1 else "OW"
     derived.file_meta = FileMetaDataset()
@@ -86,6 +100,33 @@ def derive(header: Dataset, pixels: np.ndarray, *, description: str, configurati
     derived.file_meta.MediaStorageSOPClassUID = header.SOPClassUID
     derived.file_meta.MediaStorageSOPInstanceUID = derived.SOPInstanceUID
     return derived
+
+
+def derived_type(kind: Sequence[str] | None, header: Dataset) -> list[str]:
+    """The type of an image, or of a frame, when it is derived; some classes know PRIMARY only."""
+    primary = header.SOPClassUID == PositronEmissionTomographyImageStorage or is_enhanced(header)
+    return ["DERIVED", "PRIMARY" if primary else "SECONDARY", *list(kind or [])[2:]]
+
+
+def is_enhanced(header: Dataset) -> bool:
+    """Whether an image is of a class that tells of its frames in functional groups."""
+    return "Enhanced" in getattr(header.SOPClassUID, "name", "") or any(keyword in header for keyword in GROUPS)
+
+
+def derivations(shared: list[Dataset], each: list[Dataset]) -> list[Dataset]:
+    """New items in the functional groups that say what frames were made from: those of all, or of each as before."""
+    items = []
+    for group in each if any(DERIVATION in group for group in each) else shared or each:
+        items.append(Dataset())
+        setattr(group, DERIVATION, [*(group.get(DERIVATION) or []), items[-1]])
+    return items
+
+
+def add_derivation(item: Dataset, source: Dataset, description: str) -> None:
+    earlier = str(item.get("DerivationDescription") or "")
+    item.DerivationDescription = "; ".join(part for part in (earlier, description) if part)[-LONGEST_DERIVATION:]
+    item.DerivationCodeSequence = [*(item.get("DerivationCodeSequence") or []), code("113087", "Smoothing")]
+    item.SourceImageSequence = [source]
 
 
 def convert_to_little_endian(dataset: Dataset) -> None:
@@ -115,6 +156,15 @@ def source_image(sop_class: str, sop_instance: str) -> Dataset:
     item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = sop_class, sop_instance
     item.PurposeOfReferenceCodeSequence = [code("121322", "Source image for image processing operation")]
     return item
+
+
+def evidence(header: Dataset) -> Dataset:
+    """Where an image is found: its study, its series, itself."""
+    study, series, image = Dataset(), Dataset(), Dataset()
+    image.ReferencedSOPClassUID, image.ReferencedSOPInstanceUID = header.SOPClassUID, header.SOPInstanceUID
+    series.SeriesInstanceUID, series.ReferencedSOPSequence = header.SeriesInstanceUID, [image]
+    study.StudyInstanceUID, study.ReferencedSeriesSequence = header.get("StudyInstanceUID"), [series]
+    return study
 
 
 def processing_equipment(version: str) -> Dataset:

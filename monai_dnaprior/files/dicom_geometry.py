@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from pydicom import Dataset
@@ -12,6 +13,7 @@ from .scan import CorruptScan, ras_affine
 
 SPACING_TOLERANCE = 0.01  # of the mean distance between slices
 TILT_TOLERANCE = 1e-3  # sine of the angle between the way from slice to slice and their normal
+Name = TypeVar("Name")
 FLAT = np.array([1.0, 0, 0, 0, 1, 0])  # orientation where none is given
 
 
@@ -40,22 +42,24 @@ def numbers_of(header: Dataset, keyword: str, count: int) -> np.ndarray | None:
 
 
 def sorted_along_normal(
-    folder: Path, headers: dict[Path, Dataset]
-) -> tuple[list[Path], np.ndarray | None, tuple[str, ...]]:
-    """The files in order, the vector from each slice to the next (LPS, mm), and what is unusual about it.
+    place: Path, headers: dict[Name, Dataset]
+) -> tuple[list[Name], np.ndarray | None, tuple[str, ...]]:
+    """The slices in order, the vector from each to the next (LPS, mm), and what is unusual about it.
 
-    Files without a position, and several at one position (echoes, time points), are told apart by their instance
-    number.
+    They go by the names of their files, or by numbers. Those without a position, and several at one position (echoes,
+    time points), are told apart by their instance number.
     """
     keys = dict(zip(headers, slice_keys(list(headers.values())), strict=True))
     if len(set(keys.values())) < len(keys):
-        raise CorruptScan(folder, "has two slices of one position and instance number; give a folder for each series")
-    paths = sorted(headers, key=lambda path: keys[path])
-    positions = [position_of(headers[path]) for path in paths]
-    if len(paths) == 1 or any(position is None for position in positions):
-        return paths, None, ()
-    places, normal = np.array(positions), normal_of(headers[paths[0]])
-    step = (places[-1] - places[0]) / (len(paths) - 1)
+        raise CorruptScan(
+            place, "has two slices of one position and instance number; keep one, or give a folder for each"
+        )
+    names = sorted(headers, key=lambda name: keys[name])
+    positions = [position_of(headers[name]) for name in names]
+    if len(names) == 1 or any(position is None for position in positions):
+        return names, None, ()
+    places, normal = np.array(positions), normal_of(headers[names[0]])
+    step = (places[-1] - places[0]) / (len(names) - 1)
     distances = np.diff(places @ normal)
     cautions = []
     if np.ptp(distances) > SPACING_TOLERANCE * np.abs(distances).mean():
@@ -63,7 +67,7 @@ def sorted_along_normal(
     length = float(np.linalg.norm(step))
     if length > 0 and np.linalg.norm(np.cross(step, normal)) > TILT_TOLERANCE * length:
         cautions.append("slices are not stacked along their normal (gantry tilt)")
-    return paths, step if length > 0 else None, tuple(cautions)
+    return names, step if length > 0 else None, tuple(cautions)
 
 
 def slice_keys(headers: Sequence[Dataset]) -> list[tuple[float, int]]:

@@ -52,8 +52,8 @@ class Source:
 def find_sources(path: Path) -> tuple[list[Source], list[ScanError]]:
     """Every scan at or below a path, and why other files that should be scans are none.
 
-    A DICOM series gives one scan for each of its orientations and matrices. Other files in a folder are
-    taken for scans by their names alone.
+    A DICOM series gives one scan for each of its orientations and matrices, a file of several frames one by itself.
+    Other files in a folder are taken for scans by their names alone.
 
     >>> folder = Path(nifti.__file__).parent
     >>> sources, errors = find_sources(folder)
@@ -115,16 +115,23 @@ def sources_of_folder(files: Sequence[Path], top: Path) -> tuple[list[Source], l
             errors.append(UnsupportedScan(file, f"cannot be read: {error.strerror}"))
     errors += [NoScan(file, "is of no known kind") for file, kind in kinds.items() if kind is None]
     sources = [
-        Source(kind, (file,), str(file.parent.relative_to(top) / stem_of(file.name)), suffix_of(file.name))
+        Source(kind, (file,), stem_below(top, file), suffix_of(file.name))
         for file, kind in kinds.items()
         if kind not in (None, "DICOM")
     ]
     stacks, refused = dicom.group_series([file for file, kind in kinds.items() if kind == "DICOM"])
+    frames = [stack[0] for stack in stacks if len(stack) == 1 and dicom.holds_frames(stack[0])]
+    sources += [Source("DICOM", (file,), stem_below(top, file), ".dcm") for file in frames]
+    stacks = [stack for stack in stacks if stack[0] not in frames]
     for number, stack in enumerate(stacks):
         folder = str(stack[0].parent.relative_to(top))
         name = folder if len(stacks) == 1 else str(Path(folder) / f"series-{number + 1:02d}")
         sources.append(Source("DICOM", tuple(stack), name, ""))
     return sources, errors + refused
+
+
+def stem_below(top: Path, file: Path) -> str:
+    return str(file.parent.relative_to(top) / stem_of(file.name))
 
 
 def kind_of(path: Path) -> str | None:

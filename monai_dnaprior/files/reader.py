@@ -21,8 +21,9 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
 from . import nifti
-from .dicom import DicomScan, group_series, is_inverted, read_dicom, read_header
+from .dicom import DicomScan, group_series, read_dicom
 from .dicom_geometry import affine_of, position_of, slice_keys
+from .dicom_headers import is_inverted, read_header
 from .discovery import kind_of, walk
 from .labels import is_derivative, named_as_labels
 from .names import scan_stem, stem_of
@@ -37,13 +38,14 @@ class ScanReader(ImageReader):
 
     NIfTI files go to MONAI's ``NibabelReader``. A DICOM series is given as its folder, its files, or one file. Its
     slices are sorted along their normal, each with its own rescale slope and intercept, and the affine is taken from
-    the positions of the first and last slice, so that a gantry tilt is kept. Arrays are (W, H, D), float32, affines
-    RAS, as everywhere in MONAI; the grey scale of MONOCHROME1 images is inverted, as ITK does. What is unusual about a
-    series (unequal spacing, a tilt) is logged as a warning.
+    the positions of the first and last slice, so that a gantry tilt is kept. So are the frames of one file, by what it
+    says of each. Arrays are (W, H, D), those of several volumes (echoes, times) or colours (W, H, D, C), float32,
+    affines RAS, as everywhere in MONAI; the grey scale of MONOCHROME1 images is inverted, as ITK does. What is unusual
+    about a series (unequal spacing, a tilt) is logged as a warning.
 
     Raises:
-        ValueError: a folder with no DICOM series or with several, a series without pixels, in colour, of several frames
-            a file, or that cannot be sorted. ``get_data`` raises it, because LoadImage ignores what ``read`` raises.
+        ValueError: a folder with no DICOM series or with several, a series without pixels, of a palette, or that cannot
+            be sorted. ``get_data`` raises it, because LoadImage ignores what ``read`` raises.
 
     >>> import nibabel
     >>> from monai.transforms import LoadImage
@@ -74,13 +76,15 @@ class ScanReader(ImageReader):
         affine = np.array(assumed_affine(img) if img.affine is None else img.affine)
         inverted = [is_inverted(header) for header in img.headers]
         stored = np.where(inverted, sum(img.limits) - img.stored.astype(np.int64), img.stored)
-        values = replace(img, stored=stored, valid=None).values()[0]  # of padding too: MONAI's arrays have no mask
+        volumes = replace(img, stored=stored, valid=None).values()  # of padding too: MONAI's arrays have no mask
+        several = len(volumes) > 1
+        values = np.moveaxis(volumes, 0, -1) if several else volumes[0]
         return np.ascontiguousarray(values, np.float32), {
             MetaKeys.AFFINE: affine.copy(),
             MetaKeys.ORIGINAL_AFFINE: affine,
-            MetaKeys.SPATIAL_SHAPE: np.asarray(values.shape),
+            MetaKeys.SPATIAL_SHAPE: np.asarray(values.shape[:3]),
             MetaKeys.SPACE: SpaceKeys.RAS,
-            MetaKeys.ORIGINAL_CHANNEL_DIM: float("nan"),
+            MetaKeys.ORIGINAL_CHANNEL_DIM: -1 if several else float("nan"),
         }
 
 

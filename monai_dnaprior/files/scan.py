@@ -22,7 +22,7 @@ AnyScan = TypeVar("AnyScan", bound="Scan")
 class ScanError(ValueError):
     """Why a scan is not denoised, in one line, with its file's name. It quotes nothing that the file holds."""
 
-    exit_code = 2
+    exit_code, status = 2, "refused"
 
     def __init__(self, path: object, reason: str) -> None:
         super().__init__(f"{path}: {reason}")
@@ -36,7 +36,13 @@ class UnsupportedScan(ScanError):
 class NoScan(ScanError):
     """A file among scans that is none; it is named and left out."""
 
-    exit_code = 0
+    exit_code, status = 0, "left out"
+
+
+class LabelMap(ScanError):
+    """A label map or mask among scans; it is named and left out."""
+
+    exit_code, status = 0, "label map"
 
 
 class CorruptScan(ScanError):

@@ -15,7 +15,7 @@ from ..denoisers.outcome import Outcome
 from ..files.discovery import Source, find_sources
 from ..files.disk import hash_of, write_whole
 from ..files.names import INDEX, MANIFEST, output_for, output_of, report_of, sidecar_of, stem_of
-from ..files.scan import Caps, CorruptScan, NoScan, ScanError, UnsupportedScan
+from ..files.scan import Caps, CorruptScan, LabelMap, NoScan, ScanError, UnsupportedScan
 from .before_after import BeforeAfter
 from .charts import number
 from .findings import count_noun
@@ -90,7 +90,7 @@ def write_index(manifest: Path, report: Path) -> None:
     """
     try:
         entries = json.loads(manifest.read_text(encoding="utf-8"))
-        scans = [entry for entry in entries if entry["status"] != "left out"]
+        scans = [entry for entry in entries if entry["status"] not in (NoScan.status, LabelMap.status)]
         cases = [index_row(entry, manifest.parent, report.parent) for entry in scans]
     except OSError as error:
         raise UnsupportedScan(manifest, "cannot be read") from error
