@@ -9,12 +9,13 @@ import pytest
 import torch
 from conftest import GUARDED, SHORT
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 from monai_dnaprior import create_denoiser
 from monai_dnaprior.denoisers.result import Record, Result
 from monai_dnaprior.noise.intensity import intensity_range
 from monai_dnaprior.transforms.slicing import Slicing
-from monai_dnaprior.transforms.volumes import denoise_volume
+from monai_dnaprior.transforms.volumes import denoise_parts, denoise_volume
 
 pytestmark = GUARDED
 
@@ -180,3 +181,47 @@ def test_bad_images_are_refused_in_one_line(image: Tensor, error: type[Exception
     with pytest.raises(error, match=message) as caught:
         denoise_volume(image, create_denoiser("identity"))
     assert "\n" not in str(caught.value)
+
+
+def small_slices(depth: int, *, pooled: int) -> tuple[Tensor, Tensor]:
+    """Clean and noisy volume (1, 48, 48, depth); the noise is that of means over so many pixels, of deviation 20."""
+    row, column, index = torch.meshgrid(torch.arange(48), torch.arange(48), torch.arange(depth), indexing="ij")
+    clean = 300 + 100 * torch.sin((row + index) / 9) + 80 * ((row - 24) ** 2 + (column - 20) ** 2 < 200)
+    noise = torch.randn(depth, 1, 47 + pooled, 47 + pooled, generator=torch.Generator().manual_seed(0))
+    noise = 20 * pooled * avg_pool2d(noise, pooled, 1)
+    return clean[None], clean[None] + noise[:, 0].permute(1, 2, 0)
+
+
+@pytest.mark.parametrize("refinements", [0, 1])
+def test_small_slices_together_show_how_their_noise_is_correlated(refinements: int) -> None:
+    clean, noisy = small_slices(12, pooled=2)
+    denoiser = create_denoiser("iddp", refinements=refinements)
+    result = denoise_volume(noisy, denoiser)
+    errors = [(image - clean).square().mean().sqrt() for image in (noisy, result.image)]
+    assert errors[1] < 0.55 * errors[0]
+    assert all(record.correlation and min(record.correlation) > 0.3 for record in result.records)
+    alone = denoise_volume(noisy[..., 6], denoiser)
+    assert (alone.image - clean[..., 6]).square().mean().sqrt() > 0.7 * errors[0]
+
+
+def test_what_slices_share_does_not_depend_on_batches_or_on_what_is_done() -> None:
+    _, noisy = small_slices(6, pooled=2)
+    denoiser = create_denoiser("iddp")
+    whole = denoise_volume(noisy, denoiser, Slicing(batch_size=4)).image
+    assert torch.equal(whole, denoise_volume(noisy, denoiser, Slicing(batch_size=1)).image)
+    for part in denoise_parts(noisy, denoiser, Slicing(), done={0, 1, 3}):
+        assert torch.equal((noisy[part.place].double() - part.residual).float(), whole[part.place])
+
+
+def test_white_noise_and_methods_for_it_are_not_measured_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(noisy: Tensor) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("monai_dnaprior.denoisers.safeguards.NoiseModel.of", fail)
+    denoise_volume(small_slices(4, pooled=1)[1], create_denoiser("iddp"))
+    correlated = small_slices(4, pooled=2)[1]
+    denoise_volume(correlated, create_denoiser("tv"))
+    denoise_volume(correlated[..., 0], create_denoiser("iddp"))
+    denoise_volume(correlated, create_denoiser("iddp"), noise=20.0)
+    with pytest.raises(AssertionError):
+        denoise_volume(correlated, create_denoiser("iddp"))

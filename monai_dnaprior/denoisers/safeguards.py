@@ -11,12 +11,19 @@ import torch
 from torch import Tensor
 
 from ..noise.background import exact_background, fill_background
-from ..noise.estimate import CORRELATED, CORRELATED_NOISE, DEPENDENT_NOISE, NoiseKind, estimate_sigma, varying_pixels
-from ..noise.model import NoiseModel
+from ..noise.estimate import (
+    CORRELATED,
+    CORRELATED_NOISE,
+    DEPENDENT_NOISE,
+    NoiseKind,
+    estimate_sigma,
+    noise_correlation,
+    varying_pixels,
+)
+from ..noise.model import LEAST_SIDE, NoiseModel
 from ..noise.stabilisation import Stabiliser
 from .result import Known, Record
 
-LEAST_SIDE = 96  # of an image whose noise may be measured to be correlated
 NOISY = (8, 100)  # contrast over noise of images that are not left alone however wide the range of intensities
 WEAK = 4 / 255  # noise that is not believed to be both correlated and uneven
 NOT_FINITE = "the result was not finite; the input is given back"
@@ -61,7 +68,10 @@ class Safeguards:
             stabiliser = Stabiliser.of(noisy)
             noisy = stabiliser(noisy)
             kind = NoiseKind.of(noisy)
-        noise = known if isinstance(known, NoiseModel) else measure(noisy, kind).given(known)
+        if isinstance(known, NoiseModel):
+            noise = known.at(noisy) if known.pooled else known
+        else:
+            noise = measure(noisy, kind).given(known)
         return cls(original, noisy, background, noise, kind, stabiliser, started, time.perf_counter() - started)
 
     def reason_to_leave(self, clean_sigma: float) -> str | None:
@@ -137,3 +147,15 @@ def measure_noise(noisy: Tensor, kind: NoiseKind) -> NoiseModel:
 def measure_correlated(noisy: Tensor, kind: NoiseKind) -> NoiseModel:
     """The same, where neighbouring pixels are alike; other images are measured in milliseconds."""
     return (measure_noise if kind.correlation > CORRELATED else measure_strength)(noisy, kind)
+
+
+def measure_slices(slices: Tensor) -> NoiseModel | None:
+    """The noise that slices (B, C, H, W) of a volume share, where neighbouring pixels are alike in most of them.
+
+    None elsewhere, and where it cannot be told from anatomy.
+    """
+    filled = torch.cat([fill_background(image, exact_background(image)) for image in slices.float().split(1)])
+    if noise_correlation(filled).median() <= CORRELATED:
+        return None
+    noise = NoiseModel.of(filled)
+    return None if noise.is_white else noise

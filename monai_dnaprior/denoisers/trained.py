@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from os import PathLike
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -65,6 +66,8 @@ class Trained:
     >>> result.image.shape, result.records[0].stop_reason
     (torch.Size([1, 3, 33, 47]), 'network')
     """
+
+    whitened: ClassVar[bool] = True  # it takes the correlation of the noise into account
 
     weights: str | PathLike | None = None
     correlated_weights: str | PathLike | None = None

@@ -30,7 +30,10 @@ LOW_RANK = 0.3  # quantile that is taken in the window
 MAPS = 4  # rounds in which a map is found, at most
 MIDDLING = 0.25  # quantile of the groups that has to be as simulated noise has it
 CORRECTION = 0.1  # most by which the logarithm of the power of uneven noise is corrected by that quantile
-TEXTURE = 0.14  # logarithm of how much larger that quantile of even noise may be, beyond the lowest
+TEXTURE, OF_SMALL = (
+    0.14,
+    0.1,
+)  # logarithm of how much larger that quantile of even noise may be, beyond the lowest; of small images
 TAIL = 0.75  # quantile of the groups, that is far larger where there is anatomy
 ALL_TAIL, FINE_TAIL = 0.32, 0.42  # logarithm of how much larger it may be, where noise is uneven: one suffices
 LEAST_FINE = 3  # sum of the two frequencies of a coefficient, in whose lower ones brightness varies
@@ -77,22 +80,32 @@ class Scene:
         return self.means + sigma * torch.stack(noise)
 
 
-def measure(image: Tensor, sigma: float, *, known: Tensor | None = None, white: bool = False) -> Measured | None:
+def measure(
+    image: Tensor,
+    sigma: float,
+    *,
+    usable: Tensor | None = None,
+    known: Tensor | None = None,
+    white: bool = False,
+    small: bool = False,
+) -> Measured | None:
     """Measure the noise of an image (C, H, W); None where it is white and even within the error, or too little is seen.
 
     Args:
         image: float32, on the CPU.
         sigma: its deviation if it is white.
+        usable: where patches may be looked at, see :func:`usable_places`, which finds it if it is not given.
         known: its correlation, if only strength and map are to be found.
         white: whether it is known to be white.
+        small: whether it holds small slices: their noise is taken to be even, and doubted sooner.
     """
     if min(image.shape[-2:]) < LEAST_SIDE or not sigma > 0:
         return None
-    usable = usable_places(image)
+    usable = usable_places(image) if usable is None else usable
     if int(usable.sum()) < LEAST_GROUPS * SIDE:
         return None
     deviation, even = torch.ones(image.shape[-2:]), True
-    for rounds_left in reversed(range(MAPS)):
+    for rounds_left in reversed(range(1 if small else MAPS)):
         scene = Scene.of(image / deviation, usable)
         found = stationary(scene, known=known, white=white)
         if found is None:
@@ -106,7 +119,7 @@ def measure(image: Tensor, sigma: float, *, known: Tensor | None = None, white: 
         deviation = deviation / deviation.square().mean().sqrt()
     if correlation is None and even:
         return None
-    total, is_anatomy = check(scene, total, correlation, even=even)
+    total, is_anatomy = check(scene, total, correlation, even=even, doubt=OF_SMALL if small else TEXTURE)
     if is_anatomy and known is None:
         return None
     if known is None and correlation is not None:
@@ -116,10 +129,27 @@ def measure(image: Tensor, sigma: float, *, known: Tensor | None = None, white: 
     return Measured(total, correlation, None if even else deviation)
 
 
-def check(scene: Scene, sigma: float, correlation: Tensor | None, *, even: bool) -> tuple[float, bool]:
+def join_slices(slices: Tensor) -> tuple[Tensor, Tensor]:
+    """Slices (B, C, H, W) side by side as one image, and the places of patches that lie within one of them."""
+    count, channels, height, width = slices.shape
+    across = math.ceil(math.sqrt(count))
+    down = math.ceil(count / across)
+    image = slices.new_zeros(channels, down * height, across * width)
+    usable = torch.zeros(down * height - SIDE + 1, across * width - SIDE + 1, dtype=torch.bool)
+    for number, one in enumerate(slices):
+        top, left = number // across * height, number % across * width
+        image[:, top : top + height, left : left + width] = one
+        usable[top : top + height - SIDE + 1, left : left + width - SIDE + 1] = usable_places(one)
+    return image, usable
+
+
+def check(
+    scene: Scene, sigma: float, correlation: Tensor | None, *, even: bool, doubt: float = TEXTURE
+) -> tuple[float, bool]:
     """Strength of the noise, corrected where it is uneven, and whether it is anatomy.
 
-    Noise of one strength varies from group to group as simulated noise does. Anatomy varies more.
+    Noise of one strength varies from group to group as simulated noise does. Anatomy varies more: where noise is even,
+    by ``doubt``.
     """
     simulated, _ = scene.variances(scene.simulated(sigma, correlation, 30))
     real, _ = scene.variances(scene.image)
@@ -130,7 +160,7 @@ def check(scene: Scene, sigma: float, correlation: Tensor | None, *, even: bool)
         ((excess[0] - excess[1]) @ (part / part.sum())).tolist() for part in (power, power * (FREQUENCIES >= FINE))
     )
     if even:
-        return sigma, of_all[1] - of_all[0] > TEXTURE
+        return sigma, of_all[1] - of_all[0] > doubt
     is_anatomy = of_all[2] - of_all[0] > ALL_TAIL and of_fine[2] - of_fine[0] > FINE_TAIL
     return sigma * math.exp(min(max(of_all[1], 0), CORRECTION) / 2), is_anatomy
 

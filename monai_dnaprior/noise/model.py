@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, conv2d, pad
 
-from .blind import measure
+from .blind import join_slices, measure
 from .estimate import estimate_sigma
 from .spectrum import neighbours_of, spectrum_of
 
 FLOOR = 2e-3  # of the mean power is the least that a spectrum has
-SLICES = 8  # of a volume, at equal distances, in which its correlation is measured
+SLICES, PIXELS = 8, 2**19  # in which what slices share is measured: eight of 256×256, two of 512×512
+LEAST_PIXELS = 2**14  # or as many more as this takes
+LEAST_SIDE = 96  # of slices in which noise may be measured to be uneven
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +30,8 @@ class NoiseModel:
             of what was measured.
         deviation: d, (1, 1, H, W), of mean square 1; None where the noise is even within that error.
         assumed: whether that it is white and even was not measured.
+        pooled: whether it was measured in several slices together, each of which has a strength and a map of its own,
+            see :meth:`at`.
 
     >>> noise = torch.randn(1, 1, 128, 128, generator=torch.Generator().manual_seed(0))
     >>> model = NoiseModel.of(torch.nn.functional.avg_pool2d(noise, 2, 1))
@@ -39,27 +43,29 @@ class NoiseModel:
     correlation: Tensor | None = None
     deviation: Tensor | None = None
     assumed: bool = False
+    pooled: bool = False
 
     @classmethod
     def of(cls, noisy: Tensor) -> NoiseModel:
-        """Measure the noise of one image (1, C, H, W); of several slices, the correlation that they share.
+        """Measure the noise of one image (1, C, H, W), or what several slices (B, C, H, W) share of it.
 
         White and even noise has the sigma of :func:`~monai_dnaprior.noise.estimate.estimate_sigma`. The measurement is
         made on the CPU, and depends on the values alone.
         """
-        if len(noisy) > 1:
-            return pooled([cls.of(noisy[index : index + 1]) for index in spaced(len(noisy), SLICES)])
-        image = noisy.detach().float().cpu()
-        plain = estimate_sigma(image).item()
-        measured = measure(image[0], plain)
+        images = noisy.detach().float().cpu()
+        plain = estimate_sigma(images).median().item()
+        if len(images) == 1:
+            measured = measure(images[0], plain)
+        else:
+            image, usable = join_slices(images)
+            measured = measure(image, plain, usable=usable, small=min(images.shape[-2:]) < LEAST_SIDE)
         if measured is None:
-            return cls(plain)
-        correlation, deviation = measured.correlation, measured.deviation
-        return cls(
-            measured.sigma,
-            None if correlation is None else correlation.float().to(noisy.device),
-            None if deviation is None else deviation[None, None].to(noisy.device),
-        )
+            return cls(plain, pooled=len(images) > 1)
+        correlation = None if measured.correlation is None else measured.correlation.float().to(noisy.device)
+        if len(images) > 1:
+            return cls(measured.sigma, correlation, pooled=True)
+        deviation = None if measured.deviation is None else measured.deviation[None, None].to(noisy.device)
+        return cls(measured.sigma, correlation, deviation)
 
     def given(self, known: Tensor | NoiseModel | None) -> NoiseModel:
         """What is known of the noise, in place of what was measured.
@@ -156,22 +162,18 @@ class NoiseModel:
         return NoiseModel(share * self.sigma * variance**0.5, (rho / variance).to(self.correlation), deviation)
 
     def at(self, noisy: Tensor) -> NoiseModel:
-        """This correlation with the strength and the map that one image (1, C, H, W) has itself."""
+        """This correlation with the strength and the map that one image (1, C, H, W) has itself.
+
+        This strength where the image shows too little of its own.
+        """
         image = noisy.detach().float().cpu()
         plain = estimate_sigma(image).item()
         known = None if self.correlation is None else self.correlation.double().cpu()
         measured = measure(image[0], plain, known=known, white=known is None)
         if measured is None:
-            return NoiseModel(plain, self.correlation)
+            return NoiseModel(plain if known is None else self.sigma if plain else 0.0, self.correlation)
         deviation = None if measured.deviation is None else measured.deviation[None, None].to(noisy.device)
         return NoiseModel(measured.sigma, self.correlation, deviation)
-
-
-def pooled(models: list[NoiseModel]) -> NoiseModel:
-    """What several slices have in common: their mean power, and the mean correlation if most are correlated."""
-    sigma = (sum(model.sigma**2 for model in models) / len(models)) ** 0.5
-    known = [model.correlation for model in models if model.correlation is not None]
-    return NoiseModel(sigma, torch.stack(known).mean(0) if 2 * len(known) > len(models) else None)
 
 
 def spaced(count: int, most: int) -> list[int]:
@@ -182,3 +184,9 @@ def spaced(count: int, most: int) -> list[int]:
     """
     number = min(count, most)
     return [(2 * index + 1) * count // (2 * number) for index in range(number)]
+
+
+def measured_slices(count: int, height: int, width: int) -> list[int]:
+    """Of so many slices those in which what they share is measured."""
+    area = height * width
+    return spaced(count, max(1, -(-LEAST_PIXELS // area), min(SLICES, PIXELS // area)))

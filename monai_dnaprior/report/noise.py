@@ -13,7 +13,7 @@ import torch
 from ..denoisers.safeguards import LEAST_SIDE
 from ..fitting.threads import side_by_side
 from ..noise.background import fill_background
-from ..noise.model import NoiseModel, pooled, spaced
+from ..noise.model import NoiseModel, spaced
 from .charts import number
 from .measures import Measures, changed_pixels
 from .pictures import Shown
@@ -57,7 +57,7 @@ class ScanNoise:
         strength = None
         if model.deviation is not None and model.deviation.shape[2:] == middle.before.shape[1:]:
             strength = (model.sigma * model.deviation[0]).numpy()
-        return cls(len(chosen), pooled(models), (low, high), middle.label, strength)
+        return cls(len(chosen), mean_model(models), (low, high), middle.label, strength)
 
     @property
     def alike(self) -> float:
@@ -99,6 +99,13 @@ def measure_slice(shown: Shown) -> NoiseModel:
         return NoiseModel(0)
     scaled = torch.from_numpy(np.nan_to_num((image - low) / (high - low)))[None].float()
     return NoiseModel.of(fill_background(scaled, torch.from_numpy(~seen)[None])).scale(high - low)
+
+
+def mean_model(models: list[NoiseModel]) -> NoiseModel:
+    """Mean power of the noise of several slices, and the mean correlation if most are correlated."""
+    sigma = (sum(model.sigma**2 for model in models) / len(models)) ** 0.5
+    known = [model.correlation for model in models if model.correlation is not None]
+    return NoiseModel(sigma, torch.stack(known).mean(0) if 2 * len(known) > len(models) else None)
 
 
 def correlation_length(correlation: Sequence[float]) -> float:

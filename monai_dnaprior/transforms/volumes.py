@@ -14,9 +14,10 @@ from torch import Tensor
 from ..denoisers.neighbours import refine_slice
 from ..denoisers.outcome import UNTREATED
 from ..denoisers.result import Denoiser, Known, Record, Result
+from ..denoisers.safeguards import measure_slices
 from ..fitting.threads import side_by_side
 from ..noise.intensity import intensity_range
-from ..noise.model import NoiseModel
+from ..noise.model import NoiseModel, measured_slices
 from ..noise.rician import without_rician_bias
 from ..progress import Progress
 from .out_of_memory import attempt, attribute, join_results, within_memory
@@ -38,7 +39,8 @@ def denoise_volume(
 
     .. math:: \text{denoised} = v - s\,(x - D(x)), \qquad x = (v - o) / s
 
-    Nothing is clipped, and a slice that D gives back as it came is bit-identical in the result.
+    Nothing is clipped, and a slice that D gives back as it came is bit-identical in the result. Where neighbouring
+    voxels are alike, the correlation of the noise is measured in several slices together.
 
     Args:
         volume: (C, H, W) or (C, H, W, D), real numbers of any type and units. NaN and infinite voxels are hidden
@@ -102,29 +104,20 @@ def denoise_parts(
     for number in range(len(volume) if slicing.channel_wise else 1):
         channels = slice(number, number + 1) if slicing.channel_wise else slice(None)
         offset, span = intensity_range(volume[channels])
-        indices = range(number * depth, (number + 1) * depth)
-
-        def place_of(some: range, channels: slice = channels, first: int = number * depth) -> tuple[slice, ...]:
-            return slicing.place(volume.ndim, channels, slice(some.start - first, some.stop - first))
-
-        def look(some: range, place_of: Any = place_of, offset: float = offset, span: float = span) -> Look:
-            place = place_of(some)
-            noisy = ((slicing.cut(volume[place]).double() - offset) / span).float()
-            visible = noisy.isfinite()
-            known: list[Known] | None = None
-            if isinstance(noise, NoiseModel):
-                known = [noise.to(volume.device).scale(1 / span)] * len(noisy)
-            elif strength is not None:
-                known = list((slicing.cut(strength[place]) / span).float().mean(1, keepdim=True).split(1))
-            return Look(torch.where(visible, noisy, 0), visible, known)
-
-        for some, seen, result in denoise_slices(look, denoiser, slicing, indices, done):
+        stack = Stack(volume, slicing, channels, range(number * depth, (number + 1) * depth), offset, span)
+        if strength is not None:
+            stack = replace(stack, strength=strength)
+        elif isinstance(noise, NoiseModel):
+            stack = replace(stack, model=noise.to(volume.device).scale(1 / span))
+        elif getattr(method_of(denoiser), "whitened", False):
+            stack = replace(stack, model=stack.measured())
+        for some, seen, result in denoise_slices(stack.look, denoiser, slicing, stack.indices, done):
             result = remove_rician_bias(seen.noisy, result, offset / span) if slicing.rician else result
             residual = torch.where(seen.visible, span * (seen.noisy.double() - result.image.double()), 0)
             spread = None if result.spread is None else torch.where(seen.visible, span * result.spread, 0)
             yield Part(
                 some,
-                place_of(some),
+                stack.place(some),
                 slicing.join(residual, volume.ndim),
                 None if spread is None else slicing.join(spread, volume.ndim),
                 result.records,
@@ -139,6 +132,54 @@ class Look:
     noisy: Tensor
     visible: Tensor
     known: list[Known] | None
+
+
+@dataclass(frozen=True, eq=False)
+class Stack:
+    """The slices of a volume, or of a channel that is a volume of its own.
+
+    Attributes:
+        volume: (C, H, W[, D]), in its own units.
+        slicing: how it is cut.
+        channels: those of the volume that the slices have.
+        indices: the numbers of the slices.
+        offset, span: of the map of their intensities to about [0, 1].
+        strength: standard deviation of the noise in every voxel, if it is known.
+        model: of the noise, in units in which the span is 1, if it is known.
+    """
+
+    volume: Tensor
+    slicing: Slicing
+    channels: slice
+    indices: range
+    offset: float
+    span: float
+    strength: Tensor | None = None
+    model: NoiseModel | None = None
+
+    def place(self, some: range) -> tuple[slice, ...]:
+        """Where some of the slices are in the volume."""
+        first = self.indices.start
+        return self.slicing.place(self.volume.ndim, self.channels, slice(some.start - first, some.stop - first))
+
+    def look(self, some: range) -> Look:
+        """Some of the slices as a denoiser sees them."""
+        place = self.place(some)
+        noisy = ((self.slicing.cut(self.volume[place]).double() - self.offset) / self.span).float()
+        visible = noisy.isfinite()
+        known: list[Known] | None = None if self.model is None else [self.model] * len(noisy)
+        if self.strength is not None:
+            strength = (self.slicing.cut(self.strength[place]) / self.span).float()
+            known = list(strength.mean(1, keepdim=True).split(1))
+        return Look(torch.where(visible, noisy, 0), visible, known)
+
+    def measured(self) -> NoiseModel | None:
+        """What the noise of the slices has in common, where neighbouring pixels are alike."""
+        if len(self.indices) == 1:
+            return None
+        size = self.look(self.indices[:1]).noisy.shape[-2:]
+        chosen = [self.indices[number : number + 1] for number in measured_slices(len(self.indices), *size)]
+        return measure_slices(torch.cat([self.look(some).noisy for some in chosen]))
 
 
 def denoise_slices(
