@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -22,12 +23,14 @@ from pretended_device import NAME, WATCHED, install
 from torch import Tensor
 
 from monai_dnaprior import DenoiseDict, create_denoiser, denoising_records, list_denoisers
+from monai_dnaprior.denoisers import per_image, trained
 from monai_dnaprior.denoisers.dnaprior import DNAPrior
 from monai_dnaprior.denoisers.per_image import NoisyImage
 from monai_dnaprior.denoisers.trained import Trained
 from monai_dnaprior.fitting.batch import FitRequest, Stack
 from monai_dnaprior.fitting.fit import CHECK_EVERY, fit
 from monai_dnaprior.fitting.stopping import Discrepancy, MovingVariance
+from monai_dnaprior.noise.estimate import NoiseKind
 from monai_dnaprior.noise.model import NoiseModel
 from monai_dnaprior.noise.models import add_noise
 from monai_dnaprior.training.data import NoisyCrops
@@ -50,11 +53,11 @@ FEW_STEPS: dict[str, dict[str, Any]] = {
 }
 MOST_OPERATIONS = {"default": 165, "paper": 390}  # of a step of two fits
 IN_DOUBLE = {  # where a GPU computes in double precision, which takes some of them 64 times as long as single
-    "noise/estimate.py estimate_sigma": "once an image: a median that is to equal the CPU's",
+    "noise/estimate.py estimate_sigma": "once a slice with neighbours: a median that is to equal the CPU's",
     "noise/estimate.py median_deviation": "as above",
-    "noise/estimate.py noise_correlation": "once an image: products of small blocks",
+    "noise/estimate.py noise_correlation": "once a slice with neighbours: products of small blocks",
     "noise/estimate.py block_correlation": "as above",
-    "noise/estimate.py brightness_dependence": "once an image: levels of some groups of blocks",
+    "noise/estimate.py brightness_dependence": "once a slice with neighbours: levels of some groups of blocks",
     "noise/estimate.py noise_levels": "as above",
     "noise/estimate.py second_differences": "as above: differences of values that are nearly equal",
     "noise/model.py covariance": "once an image: one small matrix",
@@ -259,6 +262,23 @@ def test_three_steps_of_training(name: str, precision: str) -> None:
 
 
 # what takes time
+
+
+def test_the_noise_of_images_is_measured_on_the_cpu_and_not_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes a second for 256×256 pixels, of which a device would wait all but milliseconds."""
+    seen: list[tuple[str, int]] = []
+
+    def measured(noisy: Tensor, kind: NoiseKind) -> NoiseModel:
+        seen.append((noisy.device.type, threading.get_native_id()))
+        return NoiseModel(0.1)
+
+    for module in (per_image, trained):
+        monkeypatch.setattr(module, "measure_noise", measured)
+    for denoiser in (DNAPrior(**FEW_STEPS["dna-prior"], refinements=0), Trained(refinements=1)):
+        seen.clear()
+        denoiser(noisy_images(2).to(NAME))
+        assert [device for device, _ in seen] == ["cpu"] * 2
+        assert threading.get_native_id() not in {thread for _, thread in seen}
 
 
 def operations(counts: Counter[str]) -> int:

@@ -45,12 +45,13 @@ class Classical:
         self, noisy: Tensor, *, slice_indices: Sequence[int] | None = None, noise: Sequence[Known] | None = None
     ) -> Result:
         check_noisy(noisy)
+        device, noisy = noisy.device, noisy.cpu()
         if noise is not None:
             sigmas = [NoiseModel(0).given(known).sigma for known in noise]
         else:
             sigmas = estimate_sigma(noisy).tolist() if self.sigma is None else [self.sigma] * len(noisy)
         pairs = [self._denoise(image.detach().float(), sigma) for image, sigma in zip(noisy, sigmas, strict=True)]
-        return Result(torch.stack([image for image, _ in pairs]), [record for _, record in pairs])
+        return Result(torch.stack([image for image, _ in pairs]).to(device), [record for _, record in pairs])
 
     def _denoise(self, noisy: Tensor, sigma: float) -> tuple[Tensor, Record]:
         """One image (C, H, W)."""
@@ -63,8 +64,8 @@ class Classical:
         else:
             background = exact_background(noisy[None])
             seen = fill_background(noisy[None], background)[0]
-            filtered = self.filter(seen.movedim(0, -1).cpu().numpy(), sigma)
-            image = torch.from_numpy(np.ascontiguousarray(filtered, dtype=np.float32)).movedim(-1, 0).to(noisy.device)
+            filtered = self.filter(seen.movedim(0, -1).numpy(), sigma)
+            image = torch.from_numpy(np.ascontiguousarray(filtered, dtype=np.float32)).movedim(-1, 0)
             image = torch.where(background[0], noisy, image)
         residual = (noisy - image).square().mean().sqrt().item()
         seconds = time.perf_counter() - started

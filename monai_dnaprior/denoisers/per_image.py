@@ -17,12 +17,11 @@ from ..checks import check_not_negative, check_positive, check_whole, is_number
 from ..fitting.batch import FitRequest, Objective
 from ..fitting.fit import CHECK_EVERY, FitResult, Procedure, run_fits
 from ..fitting.stopping import Discrepancy, MovingVariance, StoppingRule, root_mean_square
-from ..fitting.threads import side_by_side
 from ..fitting.tiles import blend_tiles, place_tiles
 from ..noise.estimate import varying_pixels
 from ..noise.model import NoiseModel
 from .result import Known, Record, Result, check_noisy
-from .safeguards import Safeguards, measure_noise, measure_strength
+from .safeguards import Safeguards, measure_all, measure_noise, measure_strength
 
 STOPPING = ("discrepancy", "variance", "steps")
 STRONG = 0.1  # standard deviation of noise that is taken up in fewer steps
@@ -139,7 +138,7 @@ class PerImageFit:
         if len(indices) != len(noisy):
             raise ValueError(f"slice_indices has {len(indices)} entries; give one for each of the {len(noisy)} images.")
         initial = self.network(noisy.shape[1]) if network is None else network
-        guards = side_by_side(self.safeguards, noisy.split(1), noise or [None] * len(noisy), device=noisy.device)
+        guards = [guard.to(noisy.device) for guard in measure_all(self.safeguards, noisy, noise)]
         procedures = [
             count_seconds(self.denoise_image(guard, initial, index, restart), 0 if restart else guard.measured)
             for guard, index in zip(guards, indices, strict=True)

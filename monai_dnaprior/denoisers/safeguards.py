@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..fitting.threads import side_by_side
 from ..noise.background import exact_background, fill_background
 from ..noise.estimate import (
     CORRELATED,
@@ -74,6 +75,11 @@ class Safeguards:
             noise = measure(noisy, kind).given(known)
         return cls(original, noisy, background, noise, kind, stabiliser, started, time.perf_counter() - started)
 
+    def to(self, device: torch.device) -> Safeguards:
+        """The same on a device; its treatment has taken the seconds of the measurement so far."""
+        moved = {name: getattr(self, name).to(device) for name in ("original", "noisy", "background", "noise")}
+        return replace(self, **moved, started=time.perf_counter() - self.measured)
+
     def reason_to_leave(self, clean_sigma: float) -> str | None:
         """Why the image is to be left alone: it is constant, or its noise is weaker than ``clean_sigma``.
 
@@ -121,6 +127,18 @@ class Safeguards:
             warnings = (*record.warnings, NOT_FINITE)
             image, record = self.original, replace(record, stop_reason="non-finite", warnings=warnings)
         return image, replace(record, seconds=time.perf_counter() - self.started)
+
+
+def measure_all(
+    measure_one: Callable[[Tensor, Known | None], Safeguards], noisy: Tensor, noise: Sequence[Known] | None
+) -> list[Safeguards]:
+    """What is measured of each of some images (B, C, H, W), on a CPU in threads: an accelerator would only wait for it.
+
+    So the noise that is found does not depend on the device either.
+    """
+    here = torch.device("cpu")
+    known = [each.to(here) for each in noise] if noise else [None] * len(noisy)
+    return side_by_side(torch.no_grad()(measure_one), noisy.to(here).split(1), known, device=here)
 
 
 Measurement = Callable[[Tensor, NoiseKind], NoiseModel]  # of the noise in an image (1, C, H, W) of a kind

@@ -25,7 +25,7 @@ from ..training.unet import DenoisingUNet
 from ..training.weights import SHIPPED, SHIPPED_CORRELATED, TrainedNetwork, load_weights
 from .nonlocal_bayes import refine
 from .result import Known, Record, Result, check_noisy
-from .safeguards import Safeguards, measure_correlated, measure_noise
+from .safeguards import Safeguards, measure_all, measure_correlated, measure_noise
 
 SURROUNDINGS = 33  # side of the window over which the noise around a pixel is measured
 WINDOW = 9  # side of the one over which what is removed is compared with it
@@ -115,8 +115,8 @@ class Trained:
         white, correlated = self.trained(), self.correlated()
         white = place_network(white, network or white.network, noisy)
         correlated = place_network(correlated, correlated.network, noisy)
-        denoise_one = partial(self.denoise_one, white, correlated)
-        outcomes = side_by_side(denoise_one, noisy.split(1), noise or [None] * len(noisy), device=noisy.device)
+        guards = measure_all(self.safeguards if self.refinements else self.light_safeguards, noisy, noise)
+        outcomes = side_by_side(partial(self.denoise_one, white, correlated), guards, device=noisy.device)
         images, records = zip(*outcomes, strict=True)
         return Result(torch.cat(images), list(records))
 
@@ -124,15 +124,16 @@ class Trained:
         """One image (1, C, H, W) as a filter sees it, with what is known or measured of its noise."""
         return Safeguards.of(noisy, known, stabilise=True, measure=measure_noise)
 
+    def light_safeguards(self, noisy: Tensor, known: Known | None) -> Safeguards:
+        """The same as the network sees it, which stabilises by itself."""
+        return Safeguards.of(noisy, known, stabilise=False, measure=measure_correlated)
+
     def denoise_one(
-        self, white: TrainedNetwork, correlated: TrainedNetwork, noisy: Tensor, known: Known | None
+        self, white: TrainedNetwork, correlated: TrainedNetwork, guard: Safeguards
     ) -> tuple[Tensor, Record]:
-        """One image (1, C, H, W): leave it alone, or pass it through a network; a pixel that fails stays as it is."""
+        """One image: leave it alone, or pass it through a network, where this is; a pixel that fails stays as it is."""
         with torch.no_grad():
-            if self.refinements > 0:
-                guard = self.safeguards(noisy, known)
-            else:
-                guard = Safeguards.of(noisy, known, stabilise=False, measure=measure_correlated)
+            guard = guard.to(next(white.network.parameters()).device)
             if reason := guard.reason_to_leave(self.clean_sigma):
                 return guard.leave(reason)
             noise = guard.noise
