@@ -131,7 +131,7 @@ def throughput(clean: Tensor, count: int) -> dict[str, Any]:
 def reference_step(clean: Tensor, *, precision: str = "float32") -> float:
     """Seconds a step of the reference takes, with every thread; in float32 laid out as in its authors' code."""
     dip, image = DeepImagePrior(precision=precision), noisy(clean)
-    request = next(dip.fit_tile(NoisyImage(image, varying_pixels(image), NoiseModel(0.1)), dip.network(), 0))
+    request = next(dip.fit_tile(NoisyImage(image, varying_pixels(image), NoiseModel(0.1)), placed(dip), 0))
     if precision == "float32":
         request.network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         objective = cast(GeneratorObjective, request.objective)
@@ -143,7 +143,7 @@ def step_against_convolutions(precision: str, side: int = SIDE // 2) -> dict[str
     """A step of the default, as one thread takes it, against its convolutions forward and backward."""
     prior = DNAPrior(precision=precision)
     image = noisy(torch.rand(1, 1, side, side, generator=torch.Generator().manual_seed(0)))
-    request = next(prior.fit_small(NoisyImage(image, varying_pixels(image), NoiseModel(0.1)), prior.network(), 0, 2))
+    request = next(prior.fit_small(NoisyImage(image, varying_pixels(image), NoiseModel(0.1)), placed(prior), 0, 2))
     seen: list[tuple[nn.Conv2d, Tensor]] = []
     hooks = [
         module.register_forward_hook(lambda module, inputs, output: seen.append((module, inputs[0].detach())))
@@ -180,6 +180,11 @@ def filter_round(clean: Tensor) -> dict[str, Any]:
         whole = pool.submit(timed, partial(refine, image, guide, NoiseModel(0.1), rounds=1), repeats=5).result()
         search = pool.submit(timed, partial(similar_patches, guide, side, places, places), repeats=5).result()
     return {"milliseconds": round(1e3 * whole), "search": round(1e3 * search), "share": round(search / whole, 2)}
+
+
+def placed(prior: DeepImagePrior | DNAPrior) -> nn.Module:
+    """The network of a method as a fit on the CPU takes it."""
+    return prior.place_network(prior.network(), torch.device("cpu"))
 
 
 def stepper(request: FitRequest) -> Callable[[], None]:

@@ -184,10 +184,10 @@ def test_a_volume_in_a_chain() -> None:
 
 def made_requests(prior: DNAPrior, count: int, **others: Any) -> list[FitRequest]:
     """The fits of some images on the device."""
-    requests = []
+    requests, network = [], prior.place_network(prior.network(), torch.device(NAME))
     for number, noisy in enumerate(noisy_images(count, 32, 32).to(NAME).split(1)):
         image = NoisyImage(noisy, torch.ones_like(noisy, dtype=torch.bool), NoiseModel(0.1))
-        made = next(prior.fit_small(image, prior.network(), number, 2))
+        made = next(prior.fit_small(image, network, number, 2))
         requests.append(dataclasses.replace(made, **others))
     return requests
 
@@ -286,11 +286,11 @@ def operations(counts: Counter[str]) -> int:
     return sum(counts.values()) + counts["slice_backward"] + counts["select_backward"]
 
 
-def one_step(requests: Callable[[], Sequence[FitRequest]]) -> tuple[int, Counter[str]]:
+def one_step(requests: Sequence[FitRequest]) -> tuple[int, Counter[str]]:
     """Operations and waits of one step between checks: of a fit of nine steps, less those of eight."""
     seen = []
     for steps in (8, 9):
-        made = [dataclasses.replace(one, steps=steps) for one in requests()]
+        made = [dataclasses.replace(one, steps=steps) for one in requests]
         WATCHED.reset()
         fit(made)
         seen.append((operations(WATCHED.operations), WATCHED.waits))
@@ -301,6 +301,24 @@ def one_step(requests: Callable[[], Sequence[FitRequest]]) -> tuple[int, Counter
 @pytest.mark.parametrize("preset", ["default", "paper"])
 def test_a_step_has_few_operations_and_waits_for_nothing(preset: str, count: int) -> None:
     prior = DNAPrior.from_preset(preset, **({"width": 4} if preset == "paper" else {}))
-    number, waits = one_step(lambda: made_requests(prior, count))
+    requests = made_requests(prior, count)
+    number, waits = one_step(requests)
     assert number <= MOST_OPERATIONS[preset]
     assert not waits
+
+
+def test_a_check_waits_for_losses_and_residuals_of_all_images_at_once() -> None:
+    requests = made_requests(DNAPrior(), 3, steps=2 * CHECK_EVERY, rules=[Discrepancy(0.0)])
+    WATCHED.reset()
+    fit(requests)
+    assert sum(WATCHED.waits.values()) == 4
+
+
+def test_a_batch_copies_its_first_network_to_the_device_once() -> None:
+    waits = []
+    for count in (2, 4):
+        WATCHED.reset()
+        DNAPrior(**FEW_STEPS["dna-prior"], refinements=0, shrink=1)(noisy_images(count).to(NAME))
+        waits.append(Counter({line: number for line, number in WATCHED.waits.items() if "place_network" in line}))
+    assert waits[0] == waits[1]
+    assert sum(waits[0].values()) == len(list(DNAPrior(**SHORT).network().parameters()))

@@ -148,6 +148,8 @@ def copy(function: Any, name: str, args: Any, kwargs: dict[str, Any]) -> Any:
     """Within the device, or between it and the host, which waits then."""
     if name == "_to_copy":
         (source,), target = args, torch.device(kwargs.get("device") or NAME)
+        if target.type == "meta":  # without values
+            return function(host_of(source), **kwargs)
         made = function(host_of(source), **{**kwargs, "device": HOST})
         note_copy(source, made, to_device=target.type == NAME)
         return place(made) if target.type == NAME else made

@@ -137,7 +137,7 @@ class PerImageFit:
         indices = range(len(noisy)) if slice_indices is None else slice_indices
         if len(indices) != len(noisy):
             raise ValueError(f"slice_indices has {len(indices)} entries; give one for each of the {len(noisy)} images.")
-        initial = self.network(noisy.shape[1]) if network is None else network
+        initial = self.place_network(self.network(noisy.shape[1]) if network is None else network, noisy.device)
         guards = [guard.to(noisy.device) for guard in measure_all(self.safeguards, noisy, noise)]
         procedures = [
             count_seconds(self.denoise_image(guard, initial, index, restart), 0 if restart else guard.measured)
@@ -146,6 +146,10 @@ class PerImageFit:
         ]
         outcomes = run_fits(procedures, device=noisy.device)
         return average_restarts([outcomes[i : i + self.restarts] for i in range(0, len(outcomes), self.restarts)])
+
+    def place_network(self, network: nn.Module, device: torch.device) -> nn.Module:
+        """A copy of a network on a device, laid out for the fits that begin with its weights."""
+        return copy.deepcopy(network).to(device, memory_format=self.layout(device))  # type: ignore[call-overload]
 
     def safeguards(self, noisy: Tensor, known: Known | None) -> Safeguards:
         """One image (1, C, H, W) with what is known or measured of its noise."""
@@ -186,9 +190,8 @@ class PerImageFit:
         **others: Any,
     ) -> FitRequest:
         """The fit of a network to an image under an objective; others are fields in place of the configuration's."""
-        device = image.pixels.device
         return FitRequest(
-            network=network.to(device, memory_format=self.layout(device)),  # type: ignore[call-overload]
+            network=network,
             noisy=image.pixels,
             objective=objective,
             steps=self.steps,
@@ -215,15 +218,15 @@ class PerImageFit:
 def fit_tiles(
     fit_one: Callable[[NoisyImage, nn.Module], Procedure[FitResult]], image: NoisyImage, network: nn.Module, side: int
 ) -> Procedure[FitResult]:
-    """The fit of an image; of one larger than a tile in tiles, each with its own network that begins as given."""
+    """The fit of an image; of one larger than a tile in tiles, each a fit that begins with the network as given."""
     size = image.pixels.shape[-2:]
     if max(size) <= side:
-        return (yield from fit_one(image, copy.deepcopy(network)))
+        return (yield from fit_one(image, network))
     places, tiles, results = place_tiles(size, side), list[Tensor](), list[FitResult]()
     for place in places:
         tile = image.crop(place)
         if tile.seen.any():
-            results.append((yield from fit_one(tile, copy.deepcopy(network))))
+            results.append((yield from fit_one(tile, network)))
         tiles.append(results[-1].image if tile.seen.any() else tile.pixels)
     whole = next((result for result in results if result.failed), results[0])
     return replace(whole, image=blend_tiles(tiles, places, size), steps=max(result.steps for result in results))

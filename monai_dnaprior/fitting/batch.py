@@ -26,7 +26,7 @@ class FitRequest:
     """The fit of a network to one noisy image.
 
     Attributes:
-        network: fitted in place.
+        network: on the device of the image; a copy of it is fitted.
         noisy: what the objective compares with, (1, C, H, W).
         objective: gives the loss and the image that it scores, of the shape of ``noisy``.
         steps: at most this many.
@@ -67,7 +67,7 @@ class Batch:
     Attributes:
         requests, traces: of every fit, and (step, loss, residual) on its way.
         numbers: which of the requests are still fitted.
-        network, objective, optimizer: of all of them; one image keeps its own.
+        network, objective, optimizer: of all of them.
         noisy, average, where: (B, C, H, W), the running average beginning with zeros.
     """
 
@@ -75,10 +75,10 @@ class Batch:
         first, *others = requests
         self.requests, self.numbers = requests, list(range(len(requests)))
         self.traces: list[list[tuple[int, float, float]]] = [[] for _ in requests]
-        self.network, self.objective, self.noisy = first.network, first.objective, first.noisy
+        self.network = copy.deepcopy(first.network) if not others else Stack([request.network for request in requests])
+        self.objective, self.noisy = first.objective, first.noisy
         self.where = torch.ones_like(self.noisy, dtype=torch.bool) if first.where is None else first.where
         if others:
-            self.network = Stack([request.network for request in requests])
             self.objective = first.objective.join([request.objective for request in others])  # type: ignore[attr-defined]
             self.noisy = torch.cat([request.noisy for request in requests])
             self.where = torch.cat([request.where for request in requests])  # type: ignore[misc]

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from .batch import Batch, FitRequest
 from .devices import convolving
+from .losses import IMAGE
 from .stopping import root_mean_square
 from .threads import gradients_enabled, repeatable, single_threaded_pool
 
@@ -97,12 +98,10 @@ def fit(requests: Sequence[FitRequest]) -> list[FitResult]:
 def check(batch: Batch, step: int, losses: Tensor, estimate: Tensor) -> dict[int, FitResult]:
     """The results of the fits that end at this step, by the number of the request; the traces grow."""
     ended: dict[int, FitResult] = {}
-    for place, (number, loss) in enumerate(zip(batch.numbers, losses.reshape(-1).tolist(), strict=True)):
+    values = zip(batch.numbers, losses.reshape(-1).tolist(), residuals(batch), strict=True)
+    for place, (number, loss, residual) in enumerate(values):
         one, request, trace = slice(place, place + 1), batch.requests[number], batch.traces[number]
         average = batch.average[one]
-        difference, where = batch.noisy[one] - average, batch.where[one]
-        difference = difference if request.whiten is None else request.whiten(difference * where)
-        residual = root_mean_square(difference[where])
         finite = math.isfinite(loss) and math.isfinite(residual)
         reasons = (rule(residual, estimate[one], average) for rule in request.rules)
         reason = next(filter(None, reasons), "steps" if step == request.steps else None) if finite else "non-finite"
@@ -111,6 +110,18 @@ def check(batch: Batch, step: int, losses: Tensor, estimate: Tensor) -> dict[int
         if reason:
             ended[number] = FitResult(average, step, reason, tuple(trace))
     return ended
+
+
+def residuals(batch: Batch) -> list[float]:
+    """RMS(noisy - average) of each image where it is looked for; a device is waited for once."""
+    differences, where = batch.noisy - batch.average, batch.where
+    whitening = [batch.requests[number].whiten for number in batch.numbers]
+    parts = zip(whitening, differences.split(1), where.split(1), strict=True)
+    differences = torch.cat([part if whiten is None else whiten(part * seen) for whiten, part, seen in parts])
+    if len(differences) == 1:
+        return [root_mean_square(differences[where])]
+    energies = torch.where(where, differences, 0).square().sum(IMAGE)
+    return (energies / where.sum(IMAGE)).sqrt().tolist()
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
