@@ -12,14 +12,14 @@ import pytest
 import SimpleITK
 from monai.transforms import LoadImage
 from pydicom import Dataset
-from pydicom.uid import ExplicitVRLittleEndian, RLELossless, UltrasoundMultiFrameImageStorage
+from pydicom.uid import MPEG2MPML, ExplicitVRLittleEndian, RLELossless, UltrasoundMultiFrameImageStorage
 from scans import PYDICOM_DATA, write_frames
 
 from monai_dnaprior.cohort.all_scans import denoise_all
 from monai_dnaprior.files.dicom import DicomScan, read_dicom
 from monai_dnaprior.files.discovery import find_sources
 from monai_dnaprior.files.reader import ScanReader, find_scans
-from monai_dnaprior.files.scan import LPS_TO_RAS, Caps, ScanError, same_bits
+from monai_dnaprior.files.scan import LPS_TO_RAS, Caps, ScanError, UnsupportedScan, same_bits
 
 SHUFFLED = np.random.default_rng(0).permutation(5)
 PLACES = np.array([[-20.0, 30.0, 7.0 + 3 * index] for index in SHUFFLED])
@@ -62,14 +62,18 @@ def test_frames_out_of_order_become_a_volume_with_a_slope_each(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2, 3, 4, 5), (0, 3, 1, 4, 2, 5), (5, 1, 3, 0, 4, 2)])
-@pytest.mark.parametrize("told_by", ["times", "types"])
+@pytest.mark.parametrize("told_by", ["times", "types", "indices"])
 def test_frames_at_one_place_are_volumes_of_their_own(told_by: str, order: tuple[int, ...], tmp_path: Path) -> None:
     """Times or types (0, 0, 0, 1, 1, 1) at three places, stored in some order."""
-    pixels, kinds = noise(6), {"times": (1, 2), "types": ("M", "P")}[told_by]
-    write_frames(
+    pixels, kinds = noise(6), ("M", "P") if told_by == "types" else (1, 2)
+    dataset = write_frames(
         tmp_path / "in.dcm", pixels[list(order)], positions=PLACES[[number % 3 for number in order]],
-        **{told_by: [kinds[number // 3] for number in order]},
+        **{told_by.replace("indices", "times"): [kinds[number // 3] for number in order]},
     )  # fmt: skip
+    for frame in dataset.PerFrameFunctionalGroupsSequence:
+        missing = {"times": "DimensionIndexValues", "indices": "TemporalPositionIndex"}.get(told_by, "StackID")
+        del frame.FrameContentSequence[0][missing]
+    dataset.save_as(tmp_path / "in.dcm")
     scan = read_dicom([tmp_path / "in.dcm"])
     along = np.argsort(SHUFFLED[:3])
     volumes = {pixels[along + first].tobytes() for first in (0, 3)}
@@ -97,6 +101,17 @@ def test_stacks_elsewhere_and_of_other_lengths_are_told(tmp_path: Path) -> None:
         None,
         ("its frames form no stacks of one size; each is one slice, in their order",),
     )
+
+
+@pytest.mark.parametrize(
+    ("elements", "warning"),
+    [({"TotalPixelMatrixColumns": 12}, "its frames are tiles of one picture"),
+     ({"RedPaletteColorLookupTableData": bytes(2)}, "some of its numbers are shown in colours")],
+)  # fmt: skip
+def test_what_is_odd_about_frames_is_warned_of(elements: dict[str, Any], warning: str, tmp_path: Path) -> None:
+    write_frames(tmp_path / "in.dcm", noise(2), positions=PLACES[:2], **elements)
+    (text,) = read_dicom([tmp_path / "in.dcm"]).warnings
+    assert text.startswith(warning)
 
 
 @pytest.mark.parametrize("kind", ["<i2", "<u2", "i1", "u1"])
@@ -285,6 +300,32 @@ def test_colours_come_back_as_red_green_and_blue(name: str, tmp_path: Path) -> N
 def test_a_slice_of_colours_is_denoised_as_one(tmp_path: Path) -> None:
     (row,) = denoise_all(PYDICOM_DATA / "SC_rgb_small_odd.dcm", tmp_path / "out.dcm", caps=Caps(), method="median")
     assert (row.status, row.slices) == ("denoised", 1)
+
+
+def test_colours_have_no_padding(tmp_path: Path) -> None:
+    path = tmp_path / "in.dcm"
+    dataset = pydicom.dcmread(PYDICOM_DATA / "SC_rgb_small_odd.dcm")
+    dataset.add_new("PixelPaddingValue", "US", 166)
+    dataset.save_as(path)
+    assert 166 in read_dicom([path]).stored
+    assert read_dicom([path]).valid is None
+
+
+def test_video_is_refused(tmp_path: Path) -> None:
+    dataset = pydicom.dcmread(PYDICOM_DATA / "SC_rgb_jpeg_gdcm.dcm")
+    dataset.file_meta.TransferSyntaxUID = MPEG2MPML
+    dataset.save_as(tmp_path / "in.dcm")
+    with pytest.raises(UnsupportedScan, match="is stored as MPEG2 Main Profile / Main Level, which is not supported"):
+        read_dicom([tmp_path / "in.dcm"])
+
+
+def test_frames_lie_where_itk_has_them(tmp_path: Path) -> None:
+    places = np.array([[-20.0, 30 + 3 * number, 7] for number in range(4)])
+    write_frames(tmp_path / "in.dcm", noise(4), positions=places, orientations=((1, 0, 0, 0, 0, -1),))
+    scan, affine = read_dicom([tmp_path / "in.dcm"]), itk_affine(tmp_path / "in.dcm")
+    assert scan.order is not None
+    for place, number in enumerate(scan.order[0]):
+        assert np.allclose(scan.affine @ [5, 7, place, 1], affine @ [5, 7, number, 1])
 
 
 @pytest.mark.parametrize("name", REAL)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 from pydicom import Dataset
-from pydicom.datadict import tag_for_keyword
 
 from .dicom_geometry import affine_of, orientation_of, position_of, slice_keys, sorted_along_normal
 from .dicom_headers import GROUPS, count_frames, is_in_colour
@@ -24,7 +23,6 @@ MACROS = {
 }
 SAID_OF_ALL = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", *SCALING)  # or of none
 FRAME_TYPE = "FrameTypeSequence"  # in the keyword of each kind of image
-WHERE = [tag_for_keyword(keyword) for keyword in ("InStackPositionNumber", "ImagePositionPatient")]
 SAME_PLACE = 1e-3  # mm
 NOWHERE = "does not say where its frames lie; each is one slice, in their order"
 TILES = "its frames are tiles of one picture, each denoised by itself; their edges may show"
@@ -80,7 +78,7 @@ def arrange(
         return in_order, None, (*cautions, TILES)
     if any(position_of(frame) is None for frame in frames):
         return in_order, None, cautions if len(frames) == 1 else (*cautions, NOWHERE)
-    stacks = stacks_of(header, frames)
+    stacks = stacks_of(frames)
     if len({len(stack) for stack in stacks}) != 1 or (is_in_colour(header) and len(stacks) > 1):
         return in_order, None, (*cautions, IRREGULAR)
     ordered, affines = [], []
@@ -95,7 +93,7 @@ def arrange(
     return np.array(ordered), known[0] if together else None, tuple(dict.fromkeys(cautions))
 
 
-def stacks_of(header: Dataset, frames: Sequence[Dataset]) -> list[list[int]]:
+def stacks_of(frames: Sequence[Dataset]) -> list[list[int]]:
     """The numbers of the frames that form each stack; stacks of different length where a place lacks a frame."""
     groups: dict[tuple, list[int]] = defaultdict(list)
     for number, frame in enumerate(frames):
@@ -107,19 +105,15 @@ def stacks_of(header: Dataset, frames: Sequence[Dataset]) -> list[list[int]]:
             places[distance].append(number)
         found: list[list[int]] = [[] for _ in range(max(map(len, places.values())))]
         for there in places.values():
-            there.sort(key=lambda number: rank(header, frames, number))
+            there.sort(key=lambda number: rank(frames[number], number))
             for stack, number in zip(found, there, strict=False):
                 stack.append(number)
         stacks += found
     return sorted(stacks, key=min)
 
 
-def rank(header: Dataset, frames: Sequence[Dataset], number: int) -> tuple:
-    """What frames at one place are sorted by: their type, time, and place among all by what is not where they are."""
-    frame = frames[number]
-    pointers = [item.get("DimensionIndexPointer") for item in header.get("DimensionIndexSequence") or []]
-    values = frame.get("DimensionIndexValues") or []
-    indices = [] if isinstance(values, int) else zip(pointers, values, strict=False)
-    others = tuple(int(value) for pointer, value in indices if pointer not in WHERE)
-    kind = frame.get("FrameType") or ()
+def rank(frame: Dataset, number: int) -> tuple:
+    """What frames at one place are sorted by: their type, their time, the file's own indices, their number."""
+    indices, kind = frame.get("DimensionIndexValues") or [], frame.get("FrameType") or ()
+    others = [indices] if isinstance(indices, int) else list(map(int, indices))
     return tuple(map(str, kind)), int(frame.get("TemporalPositionIndex") or 0), others, number

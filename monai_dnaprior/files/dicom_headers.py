@@ -196,6 +196,8 @@ def extend_sign(pixels: np.ndarray, bits: int) -> np.ndarray:
 
     >>> extend_sign(np.array([0x0FFF, 5, -1], np.int16), bits=12).tolist()
     [-1, 5, -1]
+    >>> extend_sign(np.array([0x7FFF, 5, -1], np.int16), bits=15).tolist()
+    [-1, 5, -1]
     """
     if pixels.dtype.kind == "u" or bits == 8 * pixels.itemsize:
         return pixels
