@@ -18,7 +18,7 @@ from scans import PYDICOM_DATA, write_frames
 from monai_dnaprior.cohort.all_scans import denoise_all
 from monai_dnaprior.files.dicom import DicomScan, read_dicom
 from monai_dnaprior.files.discovery import find_sources
-from monai_dnaprior.files.reader import ScanReader, find_scans
+from monai_dnaprior.files.reader import ScanReader, find_scans, read_volume
 from monai_dnaprior.files.scan import LPS_TO_RAS, Caps, ScanError, UnsupportedScan, same_bits
 
 SHUFFLED = np.random.default_rng(0).permutation(5)
@@ -83,6 +83,7 @@ def test_frames_at_one_place_are_volumes_of_their_own(told_by: str, order: tuple
     assert loaded.shape == (6, 8, 3, 2)
     assert np.array_equal(loaded.numpy(), scan.stored.transpose(1, 2, 3, 0) - 10)
     assert np.allclose(loaded.affine, scan.affine)
+    assert read_volume(tmp_path / "in.dcm").shape == scan.stored.shape
 
 
 def test_stacks_elsewhere_and_of_other_lengths_are_told(tmp_path: Path) -> None:
@@ -94,6 +95,10 @@ def test_stacks_elsewhere_and_of_other_lengths_are_told(tmp_path: Path) -> None:
     assert scan.stored.shape == (2, 6, 8, 2)
     assert scan.affine is None
     assert "its stacks of frames do not lie at one place" in scan.warnings
+    parallel = np.array([[0.0, 0, 3 * number + 90 * (number > 2)] for number in range(6)])
+    write_frames(tmp_path / "parallel.dcm", noise(6), positions=parallel, stacks="111222")
+    scan = read_dicom([tmp_path / "parallel.dcm"])
+    assert (scan.stored.shape, scan.warnings) == ((2, 6, 8, 3), ("its stacks of frames do not lie at one place",))
     write_frames(tmp_path / "ended.dcm", pixels, positions=PLACES[[0, 1, 2, 0]], times=(1, 1, 1, 2))
     scan = read_dicom([tmp_path / "ended.dcm"])
     assert np.array_equal(scan.stored[0].T, pixels)
