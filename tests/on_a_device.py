@@ -314,6 +314,16 @@ def test_a_check_waits_for_losses_and_residuals_of_all_images_at_once() -> None:
     assert sum(WATCHED.waits.values()) == 4
 
 
+def test_iddps_networks_are_copied_to_the_device_once() -> None:
+    trained.copy_shared.cache_clear()
+    waits = []
+    for _ in range(2):
+        WATCHED.reset()
+        Trained()(noisy_images(2).to(NAME))
+        waits.append(sum(number for line, number in WATCHED.waits.items() if "copy_to" in line))
+    assert waits[0] > waits[1] == 0
+
+
 def test_a_batch_copies_its_first_network_to_the_device_once() -> None:
     waits = []
     for count in (2, 4):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,9 @@ from torch.nn.functional import avg_pool2d
 
 from monai_dnaprior import create_denoiser
 from monai_dnaprior.denoisers.result import Record, Result
+from monai_dnaprior.fitting.devices import images_at_once
 from monai_dnaprior.noise.intensity import intensity_range
+from monai_dnaprior.transforms import slicing
 from monai_dnaprior.transforms.slicing import Slicing
 from monai_dnaprior.transforms.volumes import denoise_parts, denoise_volume
 
@@ -135,6 +139,30 @@ def test_constant_slices_among_others_come_out_bit_identical() -> None:
     assert torch.equal(output[..., 1], image[..., 1])
     assert not torch.equal(output[..., 0], image[..., 0])
     assert [record.stop_reason == "constant" for record in records] == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "side", "count"), [(80, 256, 64), (8, 512, 7), (24, 512, 22), (1, 2048, 1)],
+)  # fmt: skip
+def test_a_gpu_is_handed_as_many_slices_as_it_holds(
+    monkeypatch: pytest.MonkeyPatch, gigabytes: int, side: int, count: int
+) -> None:
+    made = types.SimpleNamespace(total_memory=gigabytes * 10**9)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: made)
+    assert images_at_once(torch.device("cuda", 0), side * side) == count
+
+
+def test_slices_at_once_are_what_was_said_or_suits_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    volume, sizes = torch.rand(2, 4, 5, 20, generator=torch.Generator().manual_seed(0)), list[int]()
+    monkeypatch.setattr(slicing, "images_at_once", lambda device, values: 200 // values)
+
+    def counted(noisy: Tensor, **others: Any) -> Result:
+        sizes.append(len(noisy))
+        return create_denoiser("identity")(noisy, **others)
+
+    for own in (Slicing(), Slicing(channel_wise=True), Slicing(batch_size=15)):
+        denoise_volume(volume, counted, own)
+    assert sizes == [5] * 4 + [10] * 4 + [15, 5]
 
 
 def test_batch_size_changes_nothing() -> None:

@@ -40,7 +40,7 @@ class Settings:
     options: Mapping[str, Any] = field(default_factory=dict)
     device: str = "auto"
     slice_dim: int | str = AUTO
-    batch_size: int = 8
+    batch_size: int | None = None
     neighbours: int = 0
     rician: bool = False
     mask: Path | None = None

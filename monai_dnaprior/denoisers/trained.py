@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from os import PathLike
 from pathlib import Path
 from typing import ClassVar
@@ -182,8 +182,17 @@ def place_network(trained: TrainedNetwork, network: nn.Module, noisy: Tensor) ->
         raise TypeError(f"network={type(network).__name__} must be a DenoisingUNet; take the one that network() gives.")
     if network.channels not in (1, noisy.shape[1]):
         raise ValueError(f"network takes {network.channels} channels, the image has {noisy.shape[1]}.")
-    here = next(network.parameters()).device == noisy.device
-    return replace(trained, network=network if here else copy.deepcopy(network).to(noisy.device))
+    if next(network.parameters()).device != noisy.device:
+        copied = copy_shared if network is trained.network else copy_to
+        network = copied(network, noisy.device)
+    return replace(trained, network=network)
+
+
+def copy_to(network: DenoisingUNet, device: torch.device) -> DenoisingUNet:
+    return copy.deepcopy(network).to(device)
+
+
+copy_shared = lru_cache(maxsize=4)(copy_to)  # of networks that nobody changes
 
 
 def average_orientations(image: Tensor, denoise: Callable[[Tensor], Tensor]) -> Tensor:

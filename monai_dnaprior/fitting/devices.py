@@ -11,6 +11,7 @@ import torch
 
 AUTO = "auto"
 KINDS = ("cpu", "cuda")  # on which every operation is known to work
+BYTES_A_PIXEL = 2000  # of an image that is fitted with others: 1,300 were measured
 
 
 def device_name(device: str | torch.device) -> str:
@@ -54,6 +55,20 @@ def computing_device(device: str | torch.device = AUTO, *, near: torch.device | 
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise RuntimeError(f"device={name!r} is not available on this machine; use device='cpu'.")
     return chosen
+
+
+def images_at_once(device: torch.device, pixels: int) -> int:
+    """How many images of so many values each, channels included, a device is handed at once, if nobody says.
+
+    A GPU gets as many as fits of ``default`` take half of its memory, 64 at most; a CPU gets 8.
+
+    >>> images_at_once(torch.device("cpu"), 256 * 256)
+    8
+    """
+    if device.type != "cuda":
+        return 8
+    memory = torch.cuda.get_device_properties(device).total_memory
+    return max(1, min(64, memory // 2 // (BYTES_A_PIXEL * pixels)))
 
 
 PRECISIONS = ("float32", "bfloat16")

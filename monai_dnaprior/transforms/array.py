@@ -42,7 +42,7 @@ class Denoise(Transform):
         slice_dim: spatial axis along which a volume is cut into slices, -3 to 2; "auto" is the one of thick slices
             where the affine tells, and else the last, axial for volumes as MONAI loads them. A 2D image is one slice.
         channel_wise: denoise every channel by itself (modalities, time points), or all together (RGB).
-        batch_size: slices fitted side by side, on a CPU one a thread; the result does not depend on it.
+        batch_size: slices denoised side by side, on a CPU one a thread; None for what suits the device.
         neighbours: how many slices on each side help to denoise one of a volume, 0 to 3: a second pass, for methods
             with a network.
         rician: the image holds magnitudes (MR): also take away what Rician noise adds to their mean.
@@ -82,7 +82,7 @@ class Denoise(Transform):
         *,
         slice_dim: int | str = AUTO,
         channel_wise: bool = False,
-        batch_size: int = 8,
+        batch_size: int | None = None,
         neighbours: int = 0,
         rician: bool = False,
         noise: Noise | None = None,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from ..checks import check_flag, check_whole, is_whole
+from ..fitting.devices import images_at_once
 
 SPATIAL_AXES = 3
 MOST_NEIGHBOURS = 3
@@ -24,8 +25,9 @@ class Slicing:
             the spacing of the voxels tells, see :meth:`along`, and else the last. A 2D image is one slice.
         channel_wise: treat every channel as a volume of its own, with its own range of intensities (modalities, time
             points); otherwise the channels of a slice are denoised together (RGB).
-        batch_size: how many slices the denoiser is handed at once. The result does not depend on it, on an
-            accelerator but for rounding, about a thousandth of the range of intensities.
+        batch_size: how many slices the denoiser is handed at once; None for what suits the device, see
+            :func:`~monai_dnaprior.fitting.devices.images_at_once`. The result does not depend on it, on an accelerator
+            but for rounding, about a thousandth of the range of intensities.
         neighbours: how many slices on each side help to denoise one, 0 to 3: each slice is filtered once more after
             all, and the patches of its neighbours that are most like its own guide the filter, too.
         rician: the volume holds magnitudes (MR): take away what Rician noise adds to their mean, see
@@ -39,7 +41,7 @@ class Slicing:
 
     slice_dim: int | str = AUTO
     channel_wise: bool = False
-    batch_size: int = 8
+    batch_size: int | None = None
     neighbours: int = 0
     rician: bool = False
     progress: bool = False
@@ -50,7 +52,7 @@ class Slicing:
             raise ValueError(
                 f'slice_dim={self.slice_dim} is no spatial axis; choose one of -3 to 2 (-1 is the last), or "auto".'
             )
-        check_whole(1, batch_size=self.batch_size)
+        check_whole(1, batch_size=1 if self.batch_size is None else self.batch_size)
         check_whole(0, neighbours=self.neighbours)
         if self.neighbours > MOST_NEIGHBOURS:
             raise ValueError(f"neighbours={self.neighbours} is too many; give at most {MOST_NEIGHBOURS} on each side.")
@@ -81,6 +83,10 @@ class Slicing:
             f"slice_dim={self.slice_dim} cuts across thick slices, which lie {spacing[thick]:.3g} mm apart along axis "
             f'{thick}: set slice_dim="auto"'
         ]
+
+    def at_once(self, volume: Tensor) -> int:
+        """How many slices of a volume are denoised at once."""
+        return self.batch_size or images_at_once(volume.device, self.cut(volume)[0].numel())
 
     def depth(self, shape: Sequence[int]) -> int:
         """How many slices lie behind each other in a volume (C, H, W, D), or an image (C, H, W)."""

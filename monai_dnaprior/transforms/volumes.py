@@ -100,6 +100,7 @@ def denoise_parts(
     if slicing.rician:
         check_magnitudes(volume)
     volume, depth = volume.detach(), slicing.depth(volume.shape)
+    slicing = replace(slicing, batch_size=slicing.at_once(volume[:1] if slicing.channel_wise else volume))
     strength = None if noise is None or isinstance(noise, NoiseModel) else strength_of(noise, volume)
     for number in range(len(volume) if slicing.channel_wise else 1):
         channels = slice(number, number + 1) if slicing.channel_wise else slice(None)
@@ -193,7 +194,7 @@ def denoise_slices(
     for run in batches(indices, len(indices), done):
         needed = range(max(indices.start, run.start - reach), min(indices.stop, run.stop + reach))
         start, held = run.start, list[Result]()
-        for batch in batches(needed, slicing.batch_size, ()):
+        for batch in batches(needed, slicing.batch_size, ()):  # type: ignore[arg-type]
             seen = look(batch)
             held.append(attribute(within_memory(denoiser, seen.noisy, batch, seen.known)))
             stop = run.stop if batch.stop == needed.stop else min(run.stop, batch.stop - reach)
