@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from pydicom.uid import MPEG2MPML, ExplicitVRLittleEndian, RLELossless, Ultrasou
 from scans import PYDICOM_DATA, write_frames
 
 from monai_dnaprior.cohort.all_scans import denoise_all
+from monai_dnaprior.files import dicom_pixels
 from monai_dnaprior.files.dicom import DicomScan, read_dicom
 from monai_dnaprior.files.discovery import find_sources
 from monai_dnaprior.files.reader import ScanReader, find_scans, read_volume
@@ -321,6 +323,18 @@ def test_video_is_refused(tmp_path: Path) -> None:
     dataset.file_meta.TransferSyntaxUID = MPEG2MPML
     dataset.save_as(tmp_path / "in.dcm")
     with pytest.raises(UnsupportedScan, match="is stored as MPEG2 Main Profile / Main Level, which is not supported"):
+        read_dicom([tmp_path / "in.dcm"])
+
+
+def test_frames_without_their_decoder_are_refused_with_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SimpleITK, which would decode them, gives the scaling of the first frame to all."""
+    dataset = write_frames(tmp_path / "in.dcm", noise(3))
+    dataset.compress(RLELossless, generate_instance_uid=False)
+    dataset.save_as(tmp_path / "in.dcm")
+    monkeypatch.setattr(dicom_pixels, "get_decoder", lambda syntax: SimpleNamespace(is_available=False))
+    with pytest.raises(UnsupportedScan, match=r"is stored as RLE Lossless; pip install 'monai-dnaprior\[codecs\]'"):
         read_dicom([tmp_path / "in.dcm"])
 
 
