@@ -1,103 +1,352 @@
-"""What a GPU gives: the same picture as the CPU, the same bits twice, seconds a volume, seconds against the reference.
+"""What a GPU gives, in one prepared run: the same picture as the CPU, the same bits twice, and how long it takes.
 
-The reference is Deep Image Prior as it is printed, a slice at a time in float32. The preset ``paper`` has its network
-and its steps; many of its slices are fitted in one pass, in float32 and in bfloat16.
+    python benchmarks/gpu.py --output gpu_run --budget 800      # on the GPU: what is worth most comes first
+    python benchmarks/gpu.py --publish gpu_run                  # later, anywhere
 
-One command on a machine with a GPU; without one it says so. The table at full size follows with
-``python benchmarks/table1.py --full --device cuda``.
+Every figure is a line of ``measured.jsonl`` as soon as it is there. A second call measures what is not there yet, and
+what failed. ``--tiny`` rehearses all of it in seconds, without a GPU too.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
-from publish import publish
+from cases import COLOUR, CROP_TABLES, SIGMAS, WIDE, make_case, method
+from publish import RESULTS, about, publish
 from torch import Tensor
 
 from monai_dnaprior.compare.table import markdown_table
 from monai_dnaprior.denoisers.dip import DeepImagePrior
 from monai_dnaprior.denoisers.dnaprior import DNAPrior
-from monai_dnaprior.denoisers.result import Result
-from monai_dnaprior.fitting.devices import PRECISIONS
-from monai_dnaprior.noise.metrics import psnr
+from monai_dnaprior.denoisers.per_image import NoisyImage
+from monai_dnaprior.denoisers.registry import create_denoiser
+from monai_dnaprior.denoisers.trained import Trained
+from monai_dnaprior.fitting.batch import Batch
+from monai_dnaprior.fitting.devices import PRECISIONS, convolving
+from monai_dnaprior.fitting.threads import gradients_enabled, repeatable
+from monai_dnaprior.noise.metrics import psnr, ssim
+from monai_dnaprior.noise.model import NoiseModel
 from monai_dnaprior.noise.models import add_noise
+from monai_dnaprior.training.objectives import create_objective
+from monai_dnaprior.training.unet import DenoisingUNet
 from monai_dnaprior.transforms.slicing import Slicing
-from monai_dnaprior.transforms.volumes import denoise_parts, denoise_volume
+from monai_dnaprior.transforms.volumes import denoise_volume
 
-PRESETS = ("fast", "default", "best")
-BATCH = 64  # slices made together
-PAPER_BATCH = 16  # … with the network of 128 channels
+Value = TypeVar("Value")
+Figures = dict[str, Any]
+Task = tuple[str, Callable[[], Figures]]  # a label of its own, and what measures
+COLUMNS = ("dip-tv", "dna-prior-paper", "wire", "ds-n2n", "self2self")  # which take days on a CPU
+TOGETHER = 24  # cells of the table
+SKIP_NET = {"steps": 2, "width": 4, "scales": 2}
+TINY: dict[str, Figures] = {  # of the methods that fit a network
+    "dna-prior": {**SKIP_NET, "width": 8},
+    "dip": SKIP_NET,
+    "dip-tv": SKIP_NET,
+    "dsp": SKIP_NET,
+    "ds-n2n": {"steps": 2, "width": 4},
+    "self2self": SKIP_NET,
+    "wire": {"steps": 2, "hidden": 4},
+}
+LEAST_LEFT = 10  # seconds of the budget for which nothing is begun any more
+GIGABYTE = 2**30
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--side", type=int, default=256, help="of a slice (256)")
-    parser.add_argument("--slices", type=int, default=64, help="of the volume (64)")
+    parser.add_argument("--output", type=Path, default=Path("demo/gpu"), help="folder for the figures (demo/gpu)")
+    parser.add_argument("--budget", type=float, default=800, help="seconds after which nothing is begun (800)")
+    parser.add_argument("--data", type=Path, default=Path("../shared/data/images"), help="images of the table's crops")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--tiny", action="store_true", help="small images and few steps, on the CPU if there is no GPU")
+    parser.add_argument("--publish", type=Path, metavar="FOLDER", help="only write what was measured there to results/")
     options = parser.parse_args()
-    if not torch.cuda.is_available():
-        raise SystemExit("gpu.py needs a CUDA device, and there is none.")
-    results = measure("cuda", options.side, options.slices, {preset: {} for preset in PRESETS}, paper={})
-    publish("gpu", results, table(results))
+    if options.publish:
+        return publish_folder(options.publish)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        if not options.tiny:
+            raise SystemExit("gpu.py needs a CUDA device, and there is none; --tiny rehearses without.")
+        options.device = "cpu"
+    run = Run(torch.device(options.device), options.data, options.tiny)
+    measure(run, options.output, time.monotonic() + options.budget)
 
 
-def measure(
-    device: str, side: int, slices: int, presets: dict[str, dict[str, Any]], *, paper: dict[str, Any]
-) -> dict[str, Any]:
-    """All figures for one device; the options of the presets, and of the preset ``paper``, shorten a trial."""
-    clean, noisy = phantom(side), add_noise(phantom(side), "gaussian:25")
-    DNAPrior(steps=2)(noisy.to(device))  # libraries are loaded by the first call
-    rows = {}
-    for preset, options in presets.items():
-        denoiser = DNAPrior.from_preset(preset, **options)
-        here, seconds = timed(lambda denoiser=denoiser: denoiser(noisy.to(device)))  # type: ignore[misc]
-        again, there = denoiser(noisy.to(device)), denoiser(noisy)
-        rows[preset] = {
-            "psnr": round(psnr(here.image.cpu(), clean), 2),
-            "psnr on the CPU": round(psnr(there.image, clean), 2),
-            "steps": here.records[0].steps,
-            "same bits twice": torch.equal(here.image, again.image),
+def measure(run: Run, folder: Path, until: float) -> None:
+    """Measure what is not in the folder yet, in order, until the time is over."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "measured.jsonl"
+    done = {(line["part"], line["label"]) for line in read(folder) if "error" not in line}
+    with path.open("a", encoding="utf-8") as file:
+        for part, tasks in PARTS.items():
+            for label, task in tasks(run):
+                if (part, label) in done:
+                    continue
+                if time.monotonic() > until - LEAST_LEFT:
+                    print(f"the time is over; the same command goes on with {part}: {label}")
+                    return
+                try:
+                    figures = task()
+                except Exception as error:  # the others are worth having
+                    figures = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
+                run.free()
+                line = json.dumps({"part": part, "label": label, **figures}, ensure_ascii=False)
+                print(line, flush=True)
+                file.write(line + "\n")
+                file.flush()
+
+
+def read(folder: Path) -> list[Figures]:
+    """What was measured; of each figure the last."""
+    path = folder / "measured.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return list({(line["part"], line["label"]): line for line in map(json.loads, lines)}.values())
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where it is measured, on which data, and whether only for trial."""
+
+    device: torch.device
+    data: Path
+    tiny: bool
+
+    def options(self, name: str) -> Figures:
+        """Of a method, which make a trial short."""
+        return TINY.get(name, {}) if self.tiny else {}
+
+    def free(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+
+    def gigabytes(self) -> float | None:
+        """The most memory of the device that was held at once since it was last freed."""
+        cuda = self.device.type == "cuda"
+        return round(torch.cuda.max_memory_allocated() / GIGABYTE, 2) if cuda else None
+
+    def timed(self, function: Callable[[], Value], repeats: int = 1) -> tuple[Value, float]:
+        """What a function gives, and the seconds a call takes until the device has done it."""
+        self.wait()
+        started = time.perf_counter()
+        for _ in range(repeats):
+            value = function()
+        self.wait()
+        return value, (time.perf_counter() - started) / repeats
+
+    def wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def milliseconds(self, function: Callable[[], Any]) -> float:
+        """Of a call, after some that do not count."""
+        for _ in range(1 if self.tiny else 3):
+            function()
+        return round(1e3 * self.timed(function, 2 if self.tiny else 20)[1], 3)
+
+
+def environment(run: Run) -> Iterator[Task]:
+    def device() -> Figures:
+        small = torch.zeros(16, device=run.device)
+        large, other = (torch.zeros(2 ** (12 if run.tiny else 28), device=run.device) for _ in range(2))
+        side, rates = 64 if run.tiny else 8192, {}
+        for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+            matrix = torch.ones(side, side, device=run.device, dtype=dtype)
+            rates[name] = round(2 * side**3 / run.milliseconds(lambda matrix=matrix: matrix @ matrix) / 1e9, 1)  # type: ignore[misc]
+        return {
+            **about(),
+            "cores": os.cpu_count(),
+            "cudnn": torch.backends.cudnn.version(),
+            "tf32 convolutions": torch.backends.cudnn.allow_tf32,
+            "microseconds an operation": round(1e3 * run.milliseconds(lambda: small.add_(1)), 1),
+            "copied, GB/s": round(8 * large.numel() / run.milliseconds(lambda: other.copy_(large)) / 1e6, 1),
+            "products of matrices, TFLOP/s": rates,
+        }
+
+    yield "device", device
+
+
+def check(run: Run) -> Iterator[Task]:
+    """The same picture as on the CPU, and the same bits twice."""
+    clean = phantom(32 if run.tiny else 128)
+    noisy = add_noise(clean, "gaussian:25")
+    variants: list[tuple[str, Figures]] = [(name, {}) for name in ("iddp", *TINY)]
+    variants += [("iddp", {"refinements": 2}), ("iddp", {"ensemble": True}), ("dna-prior", {"precision": "bfloat16"})]
+    for name, own in variants:
+        steps = {"steps": 20} if name in TINY and name != "dna-prior" else {}
+        denoiser = create_denoiser(name, **{**steps, **own, **run.options(name)})
+
+        def both(denoiser: Any = denoiser) -> Figures:
+            (here, seconds), again = run.timed(lambda: denoiser(noisy.to(run.device))), denoiser(noisy.to(run.device))
+            there = denoiser(noisy)
+            return {
+                "dB": decibels(here.image, clean),
+                "dB on the CPU": decibels(there.image, clean),
+                "largest difference": (here.image.cpu() - there.image).abs().max().item(),
+                "same bits twice": torch.equal(here.image, again.image),
+                "steps": here.records[0].steps,
+                "seconds": round(seconds, 2),
+            }
+
+        yield f"{name} {json.dumps(own)}" if own else name, both
+
+
+def volumes(run: Run) -> Iterator[Task]:
+    """How long a volume takes."""
+    side, depth = (32, 3) if run.tiny else (256, 64)
+    clean = phantom(side)
+    volume = torch.cat([add_noise(clean, "gaussian:25", seed=seed) for seed in range(depth)], 1)[0].movedim(0, -1)
+
+    def one(denoiser: Any, at_once: int, twice: bool) -> Figures:
+        noisy = volume[None].to(run.device)
+        result, seconds = run.timed(lambda: denoise_volume(noisy, denoiser, Slicing(batch_size=at_once)))
+        figures = {
+            "side": side,
+            "slices": depth,
+            "at once": at_once,
             "seconds": round(seconds, 2),
+            "dB of the first": decibels(result.image[..., 0][None], clean),
+            "GiB": run.gigabytes(),
+            "steps": sorted({record.steps for record in result.records}),
         }
-    volume = torch.cat([add_noise(clean, "gaussian:25", seed=seed) for seed in range(slices)], 1)[0].movedim(0, -1)
-    prior = DNAPrior.from_preset("default", **presets["default"])
-    first, seconds = timed(lambda: denoise_volume(volume[None].to(device), prior, Slicing(batch_size=BATCH)))
-    second = denoise_volume(volume[None].to(device), prior, Slicing(batch_size=BATCH))
-    (one,) = denoise_parts(volume[None], prior, Slicing(), done=range(1, slices))  # the first slice, on the CPU
-    on_cpu = volume[None, ..., :1] - one.residual
-    here_psnr, there_psnr = (round(psnr(image[..., 0].cpu()[None], clean), 2) for image in (first.image, on_cpu))
-    return {
-        "device": torch.cuda.get_device_name() if device == "cuda" else device,
-        "side": side,
-        "presets": rows,
-        "volume": {
-            "slices": slices,
-            "seconds": round(seconds, 1),
-            "same bits twice": torch.equal(first.image, second.image),
-            "psnr of the first": here_psnr,
-            "psnr of the first on the CPU": there_psnr,
-        },
-        "paper": against_the_reference(device, clean, min(slices, PAPER_BATCH), paper),
+        if twice:
+            again = denoise_volume(noisy, denoiser, Slicing(batch_size=at_once))
+            figures["same bits twice"] = torch.equal(result.image, again.image)
+        return figures
+
+    short = run.options("dna-prior")
+    yield "warm-up", lambda: one(DNAPrior(**{"steps": 2, **short}), depth, False)
+    denoisers = {
+        "`default`": DNAPrior(**short),
+        "`fast`": DNAPrior.from_preset("fast", **short),
+        "`iddp`": Trained(),
+        "`iddp`, two refinements": Trained(refinements=2),
+        "`default`, bfloat16": DNAPrior(precision="bfloat16", **short),
     }
+    for label, denoiser in denoisers.items():
+        yield label, lambda denoiser=denoiser, label=label: one(denoiser, depth, label == "`default`")  # type: ignore[misc]
+    yield "`default`, 8 at once", lambda: one(DNAPrior(**short), 8, False)
 
 
-def against_the_reference(device: str, clean: Tensor, slices: int, options: dict[str, Any]) -> dict[str, Any]:
-    """PSNR and seconds a slice of the reference, and of the preset ``paper`` for so many slices in one pass."""
-    noisy = torch.cat([add_noise(clean, "gaussian:25", seed=seed) for seed in range(slices)]).to(device)
-    reference, seconds = timed(lambda: DeepImagePrior(**options)(noisy[:1]))
-    rows = {"reference": {"psnr": round(psnr(reference.image.cpu(), clean), 2), "seconds": round(seconds, 2)}}
-    for precision in PRECISIONS:
-        prior = DNAPrior.from_preset("paper", precision=precision, **options)
-        result, whole = timed(lambda prior=prior: prior(noisy))  # type: ignore[misc]
-        rows[f"paper, {precision}, {slices} slices"] = {
-            "psnr": round(psnr(result.image[:1].cpu(), clean), 2),
-            "seconds": round(whole / slices, 2),
-            "times faster": round(seconds * slices / whole, 1),
+def steps(run: Run) -> Iterator[Task]:
+    """How long a step of some fits takes."""
+
+    def one(preset: str, precision: str, count: int, side: int) -> Figures:
+        prior = DNAPrior.from_preset(preset, precision=precision, tv_weight=0.1, **run.options("dna-prior"))
+        with repeatable(run.device), gradients_enabled(run.device):
+            network = prior.place_network(prior.network(), run.device)
+            pixels = torch.rand(count, 1, side, side, generator=torch.Generator().manual_seed(0)).to(run.device)
+            images = [
+                NoisyImage(each, torch.ones_like(each, dtype=torch.bool), NoiseModel(0.1)) for each in pixels.split(1)
+            ]
+            batch = Batch([next(prior.fit_small(image, network, seed, 2)) for seed, image in enumerate(images)])
+
+            def step() -> None:
+                batch.optimizer.zero_grad()
+                batch.objective(batch.noisy, batch.network)[0].sum().backward()
+                batch.optimizer.step()
+
+            return {"milliseconds": run.milliseconds(step), "GiB": run.gigabytes()}
+
+    for preset, counts, side in (("default", (64, 8, 1), 128), ("paper", (16, 1), 256)):
+        for count in counts:
+            for precision in PRECISIONS:
+                size = (min(count, 2), 64) if run.tiny else (count, side)
+                label = f"{preset}, {count} of {side}×{side}, {precision}"
+                yield label, lambda one_of=(preset, precision, *size): one(*one_of)  # type: ignore[misc]
+
+
+def reference(run: Run) -> Iterator[Task]:
+    """Deep Image Prior as it is printed, to its end."""
+
+    def one() -> Figures:
+        clean = phantom(32 if run.tiny else 256)
+        noisy = add_noise(clean, "gaussian:25").to(run.device)
+        result, seconds = run.timed(lambda: DeepImagePrior(**run.options("dip"))(noisy))
+        return {
+            "steps": result.records[0].steps,
+            "seconds": round(seconds, 2),
+            "dB of the first": decibels(result.image, clean),
         }
-    return rows
+
+    yield "Deep Image Prior as printed", one
+
+
+def table(run: Run) -> Iterator[Task]:
+    """Columns of the table that take days on a CPU, many cells in one pass."""
+    crops = {name: CROP_TABLES[name] for name in ("table1", "table1_held_out") if run.data.is_dir()}
+    for label in COLUMNS[:1] if run.tiny else COLUMNS:
+        for name, colour in ((name, colour) for name in crops for colour in (False, True)):
+            cells = [(image, sigma) for sigma in SIGMAS for image in crops[name] if (image in COLOUR) == colour]
+            for first in range(0, 2 if run.tiny else len(cells), TOGETHER):
+
+                def one(label: str = label, name: str = name, part: Any = cells[first : first + TOGETHER]) -> Figures:
+                    cases = [make_case(run.data, *cell, crops=crops[name]) for cell in part[: 2 if run.tiny else None]]
+                    denoiser, options = method(label, 25, "bfloat16" if label in WIDE else "float32")
+                    noisy = torch.cat([case.noisy for case in cases]).to(run.device)
+                    made = create_denoiser(denoiser, **{**options, **run.options(denoiser)})
+                    result, seconds = run.timed(lambda: made(noisy))
+                    rows = []
+                    for case, image, record in zip(cases, result.image.cpu().split(1), result.records, strict=True):
+                        assert case.clean is not None
+                        quality = {"psnr": decibels(image, case.clean), "ssim": round(ssim(image, case.clean), 4)}
+                        ended = {"steps": record.steps, "stop_reason": record.stop_reason}
+                        rows.append({"image": case.name, **quality, **ended})
+                    return {"rows": rows, "seconds a cell": round(seconds / len(cases), 2), "options": options}
+
+                yield f"{name}, {label}, {'colour' if colour else 'grey'}, from {first}", one
+
+
+def train(run: Run) -> Iterator[Task]:
+    """How many steps a second a training takes that waits for no data."""
+
+    def one(features: Sequence[int], units: int, batch: int, side: int, precision: str) -> Figures:
+        objective = create_objective("iddp")
+        network = DenoisingUNet(features=features, residual_units=units, heads=objective.heads).to(run.device)
+        descent = torch.optim.Adam(network.parameters(), 1e-3)
+        noisy = torch.rand(batch, 1, side, side, generator=torch.Generator().manual_seed(0)).to(run.device)
+        generator = torch.Generator(run.device).manual_seed(0)
+
+        def apply(images: Tensor) -> Tensor:
+            with convolving(precision, run.device):
+                return network(images)
+
+        def step() -> None:
+            descent.zero_grad()
+            objective(noisy, apply, target=None, progress=0.5, generator=generator).backward()
+            descent.step()
+
+        return {"milliseconds": run.milliseconds(step), "GiB": run.gigabytes()}
+
+    kinds: list[tuple[Sequence[int], int, int, int]] = [
+        ((32, 64, 128, 128), 0, 4, 64),
+        ((64, 128, 256, 256), 2, 32, 96),
+    ]
+    for features, units, batch, side in [((4, 8), 0, 2, 32)] if run.tiny else kinds:
+        for precision in PRECISIONS:
+            label = f"features {features}, {batch} crops of {side}×{side}, {precision}"
+            yield label, lambda one_of=(features, units, batch, side, precision): one(*one_of)  # type: ignore[misc]
+
+
+PARTS: dict[str, Callable[[Run], Iterator[Task]]] = {
+    "environment": environment,
+    "check": check,
+    "volume": volumes,
+    "steps": steps,
+    "reference": reference,
+    "table": table,
+    "train": train,
+}
+
+
+def decibels(image: Tensor, clean: Tensor) -> float:
+    return round(psnr(image.cpu(), clean), 2)
 
 
 def phantom(side: int) -> Tensor:
@@ -110,31 +359,37 @@ def phantom(side: int) -> Tensor:
     return (head * (0.4 + 0.2 * rows + 0.2 * stripes + 0.3 * lesion)).clamp(0, 1)[None, None]
 
 
-def timed(function: Callable[[], Result]) -> tuple[Result, float]:
-    """What a function gives, and the seconds that it took."""
-    started = time.perf_counter()
-    result = function()
-    if result.image.is_cuda:
-        torch.cuda.synchronize()
-    return result, time.perf_counter() - started
+def publish_folder(folder: Path) -> None:
+    """Write what was measured in a folder to the results, which keep what was measured before."""
+    lines = read(folder)
+    parts = {part: [line for line in lines if line["part"] == part] for part in PARTS}
+    path = RESULTS / "gpu.json"
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    environment = parts.pop("environment")[0]
+    machine = {name: environment[name] for name in ("machine", "versions")}
+    publish("gpu", {**machine, "environment": environment, **parts, "before": before}, show_table(parts))
 
 
-def table(results: dict[str, Any]) -> str:
-    lines = [[f"preset `{preset}`", *row.values()] for preset, row in results["presets"].items()]
-    text = markdown_table([results["device"], *next(iter(results["presets"].values()))], lines)
-    volume = results["volume"]
-    lines = [[name, *row.values(), *[""] * (3 - len(row))] for name, row in results["paper"].items()]
-    return "\n".join(
+def show_table(parts: dict[str, list[Figures]]) -> str:
+    """Seconds of volumes, and of the reference."""
+    rows = [line for line in parts["volume"] if line["label"] != "warm-up" and "error" not in line]
+    header = "slices at once", "seconds", "seconds a slice", "PSNR of the first, dB", "memory, GiB"
+    lines = [
         [
-            text,
-            "",
-            f"- {volume['slices']} slices of {results['side']}×{results['side']}, `default`: {volume['seconds']} s; "
-            f"same bits twice: {volume['same bits twice']}; the first {volume['psnr of the first']} dB, "
-            f"on the CPU {volume['psnr of the first on the CPU']} dB",
-            "",
-            markdown_table(["3,000 steps", "PSNR, dB", "seconds a slice", "times faster"], lines),
+            row["label"],
+            row["at once"],
+            row["seconds"],
+            round(row["seconds"] / row["slices"], 3),
+            row["dB of the first"],
+            row["GiB"] or "",
         ]
-    )
+        for row in rows
+    ]
+    for row in parts["reference"]:
+        if "error" not in row:
+            lines.append([f"{row['label']}, {row['steps']} steps", 1, "", row["seconds"], row["dB of the first"], ""])
+    size = f"{rows[0]['slices']} slices of {rows[0]['side']}×{rows[0]['side']}" if rows else "volume"
+    return markdown_table([size, *header], lines)
 
 
 if __name__ == "__main__":

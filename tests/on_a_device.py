@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import importlib
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -332,3 +334,18 @@ def test_a_batch_copies_its_first_network_to_the_device_once() -> None:
         waits.append(Counter({line: number for line, number in WATCHED.waits.items() if "place_network" in line}))
     assert waits[0] == waits[1]
     assert sum(waits[0].values()) == len(list(DNAPrior(**SHORT).network().parameters()))
+
+
+def test_the_benchmark_of_a_gpu_is_rehearsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    gpu = importlib.import_module("gpu")
+    words = ["gpu.py", "--tiny", f"--device={NAME}", f"--output={tmp_path}", "--data=absent"]
+    monkeypatch.setattr("sys.argv", words)
+    gpu.main()
+    lines = gpu.read(tmp_path)
+    assert [line for line in lines if "error" in line] == []
+    assert {line["part"] for line in lines} == set(gpu.PARTS) - {"table"}
+    assert "| `default` | 3 |" in gpu.show_table(
+        {part: [line for line in lines if line["part"] == part] for part in gpu.PARTS}
+    )
+    WATCHED.reset()

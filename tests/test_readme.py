@@ -10,6 +10,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -144,20 +145,67 @@ def test_command_of_the_table_writes_it_anew(tmp_path: Path, few_steps: None, mo
     assert written != README
 
 
-def test_gpu_benchmark_measures_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> types.ModuleType:
+    """The benchmark of a GPU, with results and a page of its own."""
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    gpu = importlib.import_module("gpu")
-    results = gpu.measure("cpu", 40, 2, {"default": {"steps": 10}}, paper={"steps": 2, "width": 4, "scales": 1})
-    row = results["presets"]["default"]
-    assert row["same bits twice"]
-    assert row["psnr"] == row["psnr on the CPU"] > 15
-    assert results["volume"]["same bits twice"]
-    assert results["volume"]["psnr of the first"] == results["volume"]["psnr of the first on the CPU"] > 15
-    assert list(results["paper"]) == ["reference", "paper, float32, 2 slices", "paper, bfloat16, 2 slices"]
-    assert all(row["psnr"] > 5 for row in results["paper"].values())
-    table = gpu.table(results)
-    assert "2 slices of 40×40" in table
-    assert len({line.count("|") for line in table.splitlines()[-5:]}) == 1
+    publish = importlib.import_module("publish")
+    for module in (publish, importlib.import_module("gpu")):
+        monkeypatch.setattr(module, "RESULTS", tmp_path)
+    monkeypatch.setattr(publish, "PAGES", [tmp_path / "page.md"])
+    (tmp_path / "page.md").write_text("<!-- gpu -->\n<!-- /gpu -->\n", encoding="utf-8")
+    (tmp_path / "gpu.json").write_text('{"volume": "of before"}', encoding="utf-8")
+    return importlib.import_module("gpu")
+
+
+def test_gpu_benchmark_goes_on_where_it_stopped_and_is_published_apart(
+    gpu: types.ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    figures = {"slices": 2, "side": 40, "at once": 2, "seconds": 3.0, "dB of the first": 30.0, "GiB": 0.1}
+    made = {"environment": {"machine": {"gpu": "some"}, "versions": {}}, "volume": figures, "reference": {"steps": 5}}
+    calls: list[str] = []
+
+    def tasks(part: str) -> Any:
+        def task() -> dict[str, Any]:
+            calls.append(part)
+            if part == "reference" and calls.count(part) == 1:
+                raise RuntimeError("no luck")
+            return made[part] | ({"dB of the first": 31.0, "seconds": 9.0} if part == "reference" else {})
+
+        return lambda run: iter([(part, task)])
+
+    monkeypatch.setattr(gpu, "PARTS", {part: tasks(part) for part in made})
+    folder = tmp_path / "run"
+    for budget in ("0", "100", "100"):
+        monkeypatch.setattr(
+            "sys.argv", ["gpu.py", "--tiny", "--device=cpu", f"--output={folder}", f"--budget={budget}"]
+        )
+        gpu.main()
+    assert "goes on with environment" in capsys.readouterr().out
+    assert calls == ["environment", "volume", "reference", "reference"]
+    assert '"volume": "of before"' in (tmp_path / "gpu.json").read_text(encoding="utf-8")
+    monkeypatch.setattr("sys.argv", ["gpu.py", f"--publish={folder}"])
+    gpu.main()
+    results = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))
+    assert (results["machine"], results["before"]) == ({"gpu": "some"}, {"volume": "of before"})
+    table = (tmp_path / "page.md").read_text(encoding="utf-8").splitlines()[1:-1]
+    assert table[0].startswith("| 2 slices of 40×40 | slices at once |")
+    assert table[2:] == [
+        "| volume | 2 | 3.0 | 1.5 | 30.0 | 0.1 |", "| reference, 5 steps | 1 |  | 9.0 | 31.0 |  |",
+    ]  # fmt: skip
+
+
+def test_gpu_benchmark_says_that_there_is_none(gpu: types.ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("sys.argv", ["gpu.py"])
+    with pytest.raises(SystemExit, match="--tiny rehearses"):
+        gpu.main()
+
+
+def test_benchmarks_name_no_version_of_a_package_that_is_not_installed(gpu: types.ModuleType) -> None:
+    publish = sys.modules["publish"]
+    assert publish.version_of("torch") == torch.__version__
+    assert publish.version_of("no-such-package") is None
 
 
 def test_stop_reasons_are_all_explained() -> None:
