@@ -104,9 +104,12 @@ def make_case(data: Path, name: str, sigma: int, *, crops: Crops = CROPS, side: 
     return Case(f"{name}-{sigma}", add_noise(clean, f"gaussian:{sigma}", seed=sigma), clean)
 
 
-def merged(rows: list[Row], name: str, precision: str = "float32") -> dict[tuple[str, str], dict[str, Any]]:
+def merged(
+    rows: list[Row], name: str, precision: str = "float32", device: str = "cpu"
+) -> dict[tuple[str, str], dict[str, Any]]:
     """The rows by image and method, joined to what was measured before, maybe elsewhere."""
-    here = {"instructions": torch.backends.cpu.get_cpu_capability()}
+    gpu = torch.device(device).type == "cuda"
+    here = {"gpu": torch.cuda.get_device_name()} if gpu else {"instructions": torch.backends.cpu.get_cpu_capability()}
     path = RESULTS / f"{name}.json"
     before = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
     cells = {(row["image"], row["method"]): row for row in before}

@@ -44,7 +44,7 @@ def main() -> None:
                 folder = options.output / name / f"{case.name}-{label}"
                 methods = {label: method(label, sigma, options.precision)}
                 rows += compare([case], methods, folder, device=options.device)
-                cells = merged(rows, name, options.precision)
+                cells = merged(rows, name, options.precision, options.device)
                 publish(name, {"rows": list(cells.values())}, table(cells, crops))
                 quality = means(cells)
                 publish(f"{name}_means", {"means": quality}, means_table(quality))

@@ -69,7 +69,7 @@ def add_scan_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", help="of dna-prior: fast, default, best or paper")
     parser.add_argument("--steps", type=int, help="at most this many steps a fit")
     parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="of the method; repeatable")
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same bits (0)")
+    parser.add_argument("--seed", type=int, default=0, help="same seed and device, same bits (0)")
     parser.add_argument("--device", default="auto", help=DEVICE)
     axis = "axis along which volumes are cut, -3 to 2 (auto: that of thick slices, or else the last)"
     parser.add_argument("--slice-dim", type=axis_or_auto, default="auto", metavar="AXIS", help=axis)

@@ -17,7 +17,7 @@ from test_reader import axial, write_series
 from monai_dnaprior.__main__ import main
 from monai_dnaprior.compare import run as room
 from monai_dnaprior.compare.cases import Case, load_cases, to_unit
-from monai_dnaprior.compare.run import compare
+from monai_dnaprior.compare.run import compare, peak_memory
 from monai_dnaprior.compare.table import read_rows, row_key
 from monai_dnaprior.noise.metrics import correlation, psnr
 
@@ -164,6 +164,21 @@ def test_no_row_outlives_its_picture(case: Case, tmp_path: Path, monkeypatch: py
 def test_rows_of_another_kind_of_device_are_not_taken_over(case: Case) -> None:
     keys = [row_key(case, "tv", {}, device) for device in ("cpu", "cuda:0", "cuda:1")]
     assert keys[0] != keys[1] == keys[2]
+
+
+def test_a_device_that_is_not_supported_is_refused_before_anything_is_written(case: Case, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="device='mps' is not supported"):
+        compare([case], {"tv": ("tv", {})}, tmp_path / "out", device="mps")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_memory_of_a_gpu_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = {"memory_allocated": 100, "max_memory_allocated": 350, "reset_peak_memory_stats": None}
+    for name, value in held.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    with peak_memory("cuda:0") as peak:
+        pass
+    assert peak == [250]
 
 
 def test_images_of_one_name_are_kept_apart(picture: Path, tmp_path: Path) -> None:

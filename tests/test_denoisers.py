@@ -189,6 +189,12 @@ def test_bad_input_is_refused_in_one_line(denoiser: Denoiser, noisy: Any, error:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["dna-prior", "iddp", "tv"])
+def test_images_on_a_device_that_is_not_supported_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="device='meta' is not supported; choose"):
+        create_denoiser(name)(torch.zeros(1, 1, 16, 16, device="meta"))
+
+
 def test_an_unknown_name_or_option_is_refused() -> None:
     with pytest.raises(ValueError, match="name='dnaprior' is no known denoiser; choose one of dna-prior"):
         create_denoiser("dnaprior")

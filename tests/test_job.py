@@ -475,9 +475,9 @@ def assert_identical(shared_data: Path, rows: list[ScanRow]) -> None:
 def test_the_command_does_not_wait_for_what_it_does_not_use(source: Path, tmp_path: Path) -> None:
     script = """import sys
 from monai_dnaprior.__main__ import main
-print(main(sys.argv[1:]), "torch" in sys.modules, "monai" in sys.modules)"""
+print(main(sys.argv[1:]), *(name in sys.modules for name in ("torch", "monai", "SimpleITK")))"""
     command = [sys.executable, "-c", script, "denoise", source, tmp_path / "out.nii.gz", "--steps", "2", "--quiet"]
-    assert subprocess.run(command, capture_output=True, encoding="utf-8").stdout == "0 True False\n"
+    assert subprocess.run(command, capture_output=True, encoding="utf-8").stdout == "0 True False False\n"
 
 
 def test_a_shipped_file_is_denoised_by_the_command(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

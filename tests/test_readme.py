@@ -23,6 +23,7 @@ from scans import write_series
 from monai_dnaprior import list_denoisers
 from monai_dnaprior.__main__ import main
 from monai_dnaprior.cohort.task import FAILED, SOME_BAD
+from monai_dnaprior.compare.table import Row
 from monai_dnaprior.denoisers import dnaprior as priors
 from monai_dnaprior.files.scan import CorruptScan, UnsupportedScan
 from monai_dnaprior.report.before_after import STOPPED_BY
@@ -200,6 +201,26 @@ def test_gpu_benchmark_says_that_there_is_none(gpu: types.ModuleType, monkeypatc
     monkeypatch.setattr("sys.argv", ["gpu.py"])
     with pytest.raises(SystemExit, match="--tiny rehearses"):
         gpu.main()
+
+
+def test_cells_of_a_gpu_name_it(gpu: types.ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    cases, row = sys.modules["cases"], Row("mri-25", "dip")
+    monkeypatch.setattr(cases, "RESULTS", Path("absent"))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "some")
+    here, there = (cases.merged([row], "table1", device=device)["mri-25", "dip"] for device in ("cpu", "cuda"))
+    assert "gpu" not in here
+    assert there["gpu"] == "some"
+    assert "instructions" in here.keys() - there.keys()
+
+
+def test_a_speed_is_measured_to_the_end_of_the_devices_work(
+    gpu: types.ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    inference = importlib.import_module("inference")
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: calls.append("waited"))
+    inference.least_time(lambda: calls.append("called"), "cuda")
+    assert calls == ["called", "waited"] * (1 + inference.REPEATS)
 
 
 def test_benchmarks_name_no_version_of_a_package_that_is_not_installed(gpu: types.ModuleType) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, interpolate, mse_loss
 
-from monai_dnaprior.denoisers.ds_n2n import DualSamplingNoise2Noise, diagonal_halves
+from monai_dnaprior.denoisers.ds_n2n import Doubled, DualSamplingNoise2Noise, bicubic, diagonal_halves
 from monai_dnaprior.denoisers.registry import create_denoiser
 from monai_dnaprior.denoisers.self2self import PartialConvolution, Self2Self
 
@@ -30,6 +30,13 @@ def test_the_noise_of_the_halves_is_independent_and_half_as_strong() -> None:
     first, second = diagonal_halves(noise)
     assert first.var().item() == pytest.approx(0.5, rel=0.03)
     assert (first * second).mean().abs().item() < 0.01
+
+
+def test_the_gradient_of_doubling_on_other_devices_is_pytorchs() -> None:
+    image, weights = images(2, 3, 4, 5).double().requires_grad_(), images(2, 3, 8, 10)
+    made = [function(image) for function in (Doubled.apply, bicubic)]
+    torch.testing.assert_close(*made)
+    torch.testing.assert_close(*(torch.autograd.grad((output * weights).sum(), image) for output in made))
 
 
 def test_the_network_of_ds_n2n_is_the_residual_form() -> None:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..denoisers.registry import create_denoiser
+from ..fitting.devices import computing_device
 from ..noise.estimate import estimate_sigma, noise_correlation
 from ..noise.metrics import correlation, psnr, ssim
 from ..progress import follow
@@ -44,9 +45,10 @@ def compare(
         cases: see :func:`load_cases`.
         methods: label to (name, options) of :func:`~monai_dnaprior.denoisers.registry.create_denoiser`.
         output: folder.
-        device: where the methods compute.
+        device: where the methods compute, see :func:`~monai_dnaprior.fitting.devices.computing_device`.
         progress: show a progress bar.
     """
+    device = str(computing_device(device))
     folder = Path(output)
     (folder / "denoised").mkdir(parents=True, exist_ok=True)
     done = {row.key: row for row in read_rows(folder / "table.csv") if not row.error}
@@ -86,7 +88,7 @@ def run_method(
     """One method on one case: its row, and its output unless it failed."""
     started = time.perf_counter()
     try:
-        with peak_memory() as peak:
+        with peak_memory(device) as peak:
             result = create_denoiser(name, **options)(case.noisy.to(device))
             image = result.image.cpu()
     except Exception as error:  # one failing method must not end the comparison
@@ -111,9 +113,18 @@ def run_method(
 
 
 @contextmanager
-def peak_memory() -> Iterator[list[int]]:
-    """The peak of this process's memory above its start, in bytes, as the one entry of a list; 0 where unknown."""
+def peak_memory(device: str | torch.device = "cpu") -> Iterator[list[int]]:
+    """The peak above its start of this process's memory, or of a GPU's, in bytes, as the one entry of a list.
+
+    It is 0 where that is unknown.
+    """
     peak, ended = [0], threading.Event()
+    if torch.device(device).type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        yield peak
+        peak[0] = torch.cuda.max_memory_allocated(device) - before
+        return
     start = resident_memory()
 
     def watch() -> None:

@@ -21,7 +21,7 @@ MEANINGS = {
     "steps": "of the fit; 0 for a method without one",
     "stop_reason": "what ended the fit, or why the image was left alone",
     "seconds": "wall time",
-    "megabytes": "peak of memory above what was in use before",
+    "megabytes": "peak of memory above what was in use before, of the GPU where one computes",
     "error": "why there is no output",
 }
 

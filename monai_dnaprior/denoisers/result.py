@@ -8,6 +8,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from ..fitting.devices import device_name
 from ..noise.model import NoiseModel
 
 Known = Tensor | NoiseModel  # of the noise in an image: how strong it is at every pixel, (1, 1, H, W), or all
@@ -87,6 +88,7 @@ def check_noisy(noisy: Tensor) -> None:
     """Refuse what no denoiser can treat, naming what to do."""
     if not isinstance(noisy, Tensor):
         raise TypeError(f"noisy={type(noisy).__name__} must be a torch.Tensor; convert it with torch.as_tensor.")
+    device_name(noisy.device)
     if not noisy.is_floating_point():
         raise TypeError(f"noisy.dtype={noisy.dtype} must be floating point; convert it with noisy.float().")
     if noisy.ndim != 4 or noisy.numel() == 0:

@@ -8,12 +8,14 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import SimpleITK
 
 from .scan import Caps, CorruptScan, Scan, UnsupportedScan, largest_slice, limits_of, ras_affine
+
+if TYPE_CHECKING:
+    import SimpleITK  # takes half a second, for which files of other formats need not wait
 
 FORMATS = {".nrrd": "NrrdImageIO", ".mha": "MetaImageIO"}
 SUFFIXES = tuple(FORMATS)
@@ -58,6 +60,8 @@ class ItkScan(Scan):
         return volumes.transpose(0, 3, 2, 1) if self.image.GetDimension() == 4 else volumes[0].T
 
     def _save(self, path: Path, array: np.ndarray) -> None:
+        import SimpleITK
+
         image = SimpleITK.GetImageFromArray(np.ascontiguousarray(array), isVector=self.colours)
         image.CopyInformation(self.image)
         for key in self.image.GetMetaDataKeys():
@@ -76,6 +80,8 @@ def read_itk(path: Path, caps: Caps | None = None) -> ItkScan:
         CorruptScan: the file is damaged.
         UnsupportedScan: more than the caps or four axes, vectors or complex voxels, voxels in another file.
     """
+    import SimpleITK
+
     caps = caps or Caps()
     if not path.name.lower().endswith(SUFFIXES):
         raise UnsupportedScan(path, f"is of no known kind; its name must end in {', '.join(SUFFIXES)}")

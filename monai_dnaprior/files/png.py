@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK
 import tifffile
 
 from .scan import Caps, CorruptScan, Scan, UnsupportedScan, limits_of
@@ -135,6 +134,8 @@ def check_pixels(path: Path, packed: bytes, size: int) -> None:
 
 
 def read_plain(path: Path) -> np.ndarray:
+    import SimpleITK  # takes half a second, for which files of other formats need not wait
+
     reader = SimpleITK.ImageFileReader()
     reader.SetFileName(str(path))
     reader.SetImageIO("PNGImageIO")
