@@ -23,7 +23,7 @@ from monai_dnaprior.compare.run import peak_memory
 from monai_dnaprior.compare.table import markdown_table
 from monai_dnaprior.denoisers.dip import DeepImagePrior
 from monai_dnaprior.denoisers.dnaprior import DNAPrior
-from monai_dnaprior.denoisers.nonlocal_bayes import group_positions, refine, similar_patches
+from monai_dnaprior.denoisers.nonlocal_bayes import Blocks, group_positions, refine, similar_blocks
 from monai_dnaprior.denoisers.per_image import NoisyImage
 from monai_dnaprior.fitting.batch import FitRequest
 from monai_dnaprior.fitting.devices import PRECISIONS, convolving
@@ -173,12 +173,12 @@ def step_against_convolutions(precision: str, side: int = SIDE // 2) -> dict[str
 
 def filter_round(clean: Tensor) -> dict[str, Any]:
     """A round of the non-local filter at full size, as one thread takes it, and the search's part of it."""
-    image, side = noisy(clean), 8
+    image, blocks = noisy(clean), Blocks.within(1, SIDE, SIDE)
     guide = torch.nn.functional.avg_pool2d(image, 3, 1, 1)
-    places = group_positions(SIDE - side + 1, side)
+    places = group_positions(SIDE - blocks.side + 1, blocks.stride)
     with single_threaded_pool() as pool:
         whole = pool.submit(timed, partial(refine, image, guide, NoiseModel(0.1), rounds=1), repeats=5).result()
-        search = pool.submit(timed, partial(similar_patches, guide, side, places, places), repeats=5).result()
+        search = pool.submit(timed, partial(similar_blocks, guide, blocks, 0, places, places), repeats=5).result()
     return {"milliseconds": round(1e3 * whole), "search": round(1e3 * search), "share": round(search / whole, 2)}
 
 

@@ -17,7 +17,7 @@ from monai_dnaprior import Denoise, DNAPriorDenoise, DNAPriorInferer, IDDPDenois
 from monai_dnaprior.__main__ import main
 from monai_dnaprior.cohort.all_scans import denoise_all
 from monai_dnaprior.denoisers.dnaprior import DNAPrior
-from monai_dnaprior.denoisers.nonlocal_bayes import refine, similar_patches
+from monai_dnaprior.denoisers.nonlocal_bayes import Blocks, refine, similar_blocks
 from monai_dnaprior.denoisers.result import Result
 from monai_dnaprior.denoisers.trained import Trained
 from monai_dnaprior.files.scan import Caps
@@ -45,32 +45,38 @@ def mean_of_slices(images: Tensor, clean: Tensor) -> float:
 
 
 def refined(noisy: Tensor, guides: Tensor, reach: int) -> Tensor:
-    slices = range(len(noisy))
-    others = [[k for k in slices if k != index and abs(k - index) <= reach] for index in slices]
+    windows = [range(max(0, index - reach), min(len(noisy), index + reach + 1)) for index in range(len(noisy))]
     return torch.cat(
-        [refine(noisy[[i]], guides[[i]], NoiseModel(SIGMA), around=guides[near]) for i, near in enumerate(others)]
+        [
+            refine(noisy[window], guides[window], NoiseModel(SIGMA), rounds=3, middle=index - window.start)
+            for index, window in enumerate(windows)
+        ]
     )
 
 
-def test_groups_hold_the_patches_of_neighbours_that_are_most_alike() -> None:
-    image, other = noise(1, 1, 24, 24), noise(1, 1, 24, 24, seed=1)
-    rows = columns = torch.tensor([8])
-    patches = 17 * 17
-    alone = similar_patches(image, 8, rows, columns)
-    unlike = similar_patches(torch.cat((image, other + 100)), 8, rows, columns)
-    alike = similar_patches(torch.cat((image, other, image)), 8, rows, columns)
-    assert torch.equal(alone, unlike)
-    assert alike[0, :2].tolist() == [8 * 17 + 8, 2 * patches + 8 * 17 + 8]
+@pytest.mark.parametrize("start", [0, 2])
+def test_groups_hold_the_blocks_of_neighbours_that_are_most_alike(start: int) -> None:
+    estimate, blocks = noise(5, 2, 24, 22), Blocks.within(5, 24, 22)
+    rows, columns = torch.tensor([0, 8]), torch.tensor([5, 9, 17])
+    groups = similar_blocks(estimate, blocks, start, rows, columns)
+    contents = estimate.unfold(0, 3, 1).unfold(2, 5, 1).unfold(3, 5, 1)  # (3, C, 20, 18, 3, 5, 5)
+    assert blocks.depth == 3
+    places = torch.cartesian_prod(torch.arange(3), torch.arange(20), torch.arange(18))
+    for group, (row, column) in zip(groups, torch.cartesian_prod(rows, columns).tolist(), strict=True):
+        distances = (contents - contents[start, :, row, column][None, :, None, None]).square().sum((1, 4, 5, 6))
+        near = (places[:, 1:] - torch.tensor([row, column])).abs().amax(1) <= blocks.reach
+        assert group[0] == start * 20 * 18 + row * 18 + column
+        found = distances.flatten()[group].sort().values
+        torch.testing.assert_close(found, distances.flatten()[near].sort().values[: len(group)])
 
 
 def test_alike_slices_gain_and_unlike_ones_do_not_lose(clean_slice: Tensor) -> None:
     turned = [clean_slice[..., :80, :].rot90(quarter, (-2, -1)) for quarter in range(3)]
-    for clean, gain in ((clean_slice[..., :80, :].expand(3, -1, -1, -1), 0.25), (torch.cat(turned), -0.05)):
+    for clean, gain in ((clean_slice[..., :80, :].expand(3, -1, -1, -1), 0.8), (torch.cat(turned), -0.05)):
         noisy = clean + SIGMA * noise(*clean.shape)
         guides = refined(noisy, torch.nn.functional.avg_pool2d(noisy, 3, 1, 1), 0)
-        assert (
-            mean_of_slices(refined(noisy, guides, 1), clean) > mean_of_slices(refined(noisy, guides, 0), clean) + gain
-        )
+        together, alone = (mean_of_slices(refined(noisy, guides, reach), clean) for reach in (1, 0))
+        assert together > alone + gain
 
 
 @pytest.mark.parametrize("denoiser", [Trained(), DNAPrior(steps=2, width=4)], ids=["iddp", "dna-prior"])

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from monai_dnaprior.denoisers import nonlocal_bayes as refinement
-from monai_dnaprior.denoisers.nonlocal_bayes import group_positions, refine, similar_patches
+from monai_dnaprior.denoisers.nonlocal_bayes import Blocks, group_positions, refine, similar_blocks
 from monai_dnaprior.noise.groups import cosines
 from monai_dnaprior.noise.metrics import psnr
 from monai_dnaprior.noise.model import NoiseModel
@@ -36,7 +38,7 @@ def images(*shape: int, seed: int = 0) -> Tensor:
 
 def test_one_group_is_the_wiener_filter_of_its_covariance(monkeypatch: pytest.MonkeyPatch) -> None:
     """Patches of one pixel in an image of six: one group holds them all, and its covariance is their variance."""
-    monkeypatch.setattr(refinement, "PATCH", 1)
+    monkeypatch.setattr(Blocks, "within", lambda *_: Blocks(1, 1, 1, 10))
     noisy, estimate = images(1, 1, 2, 3), images(1, 1, 2, 3, seed=1)
     variance, mean, sigma = estimate.var(), estimate.mean(), 0.2
     expected = mean + variance / (variance + 0.85 * sigma**2) * (noisy - mean)
@@ -45,7 +47,7 @@ def test_one_group_is_the_wiener_filter_of_its_covariance(monkeypatch: pytest.Mo
 
 def test_no_rounds_and_no_noise_change_nothing() -> None:
     noisy, estimate = images(1, 3, 20, 31), images(1, 3, 20, 31, seed=1)
-    assert refine_white(noisy, estimate, 0.1, rounds=0) is estimate
+    assert torch.equal(refine_white(noisy, estimate, 0.1, rounds=0), estimate)
     torch.testing.assert_close(refine_white(noisy, noisy, 1e-3), noisy, atol=1e-3, rtol=0)
 
 
@@ -75,19 +77,20 @@ def test_any_size(shape: tuple[int, ...]) -> None:
 def test_groups_hold_their_patch_and_the_most_alike_within_reach() -> None:
     estimate = images(1, 1, 40, 30)
     rows, columns = torch.tensor([0, 16, 32]), torch.tensor([5, 22])
-    groups = similar_patches(estimate, 8, rows, columns)
+    blocks = Blocks.within(1, 40, 30)
+    groups = similar_blocks(estimate, blocks, 0, rows, columns)
     assert groups.shape == (6, refinement.SIMILAR)
     places = torch.stack((groups // 23, groups % 23), -1)
     references = torch.cartesian_prod(rows, columns)[:, None]
     assert torch.equal(places[:, 0], references[:, 0])
-    assert (places - references).abs().max() <= refinement.REACH
+    assert (places - references).abs().max() <= blocks.reach
     patches = estimate[0, 0].unfold(0, 8, 1).unfold(1, 8, 1)
     for place, (row, column) in zip(places, references[:, 0], strict=True):
         near = [
             (patches[i, j] - patches[row, column]).square().sum().item()
             for i in range(33)
             for j in range(23)
-            if max(abs(i - row), abs(j - column)) <= refinement.REACH
+            if max(abs(i - row), abs(j - column)) <= blocks.reach
         ]
         found = (patches[place[:, 0], place[:, 1]] - patches[row, column]).square().sum((1, 2))
         torch.testing.assert_close(found.sort().values, torch.tensor(sorted(near)[: refinement.SIMILAR]))
@@ -96,10 +99,10 @@ def test_groups_hold_their_patch_and_the_most_alike_within_reach() -> None:
 def test_every_pixel_is_covered() -> None:
     for count in range(1, 12):
         for side in (1, 3, 8):
-            places = group_positions(count, side).tolist()
+            places = group_positions(count, min(5, side)).tolist()
             assert places[0] == 0
             assert places[-1] == count - 1
-            assert all(after - before <= min(side, 4) for before, after in itertools.pairwise(places))
+            assert all(after - before <= min(side, 5) for before, after in itertools.pairwise(places))
 
 
 @pytest.mark.parametrize(("name", "value"), [("BAND", 3), ("CHUNK", 7)])
@@ -108,6 +111,43 @@ def test_memory_bounds_change_nothing(monkeypatch: pytest.MonkeyPatch, name: str
     expected = refine_white(noisy, blurred(noisy), 0.2)
     monkeypatch.setattr(refinement, name, value)
     torch.testing.assert_close(refine_white(noisy, blurred(noisy), 0.2), expected, atol=1e-5, rtol=0)
+
+
+class Counted(TorchDispatchMode):
+    """Counts the operations that compute something on a device."""
+
+    def __init__(self, device: str) -> None:
+        super().__init__()
+        self.device, self.count = device, 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        view = any(out.alias_info and not out.alias_info.is_write for out in function._schema.returns)
+        results = result if isinstance(result, (tuple, list)) else [result]
+        self.count += not view and any(isinstance(out, Tensor) and out.device.type == self.device for out in results)
+        return result
+
+
+@pytest.mark.parametrize(("slices", "side", "most"), [(1, 256, 100), (5, 256, 100), (1, 1024, 220)])
+def test_an_accelerator_takes_few_large_steps(
+    monkeypatch: pytest.MonkeyPatch, slices: int, side: int, most: int
+) -> None:
+    monkeypatch.setattr(refinement, "side_by_side", lambda function, *items, device: list(map(function, *items)))
+    image = torch.empty(slices, 1, side, side, device="meta")
+    with Counted("meta") as counted:
+        refine_white(image, image, 0.1, rounds=1)
+    assert counted.count <= most
+
+
+def test_large_steps_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    noisy = images(4, 2, 30, 40)
+    expected = refine_white(noisy, blurred(noisy), 0.2, middle=1)
+
+    monkeypatch.setattr(refinement, "in_small_steps", lambda device: False)
+    for room in (2**26, 2**20, 1):
+        monkeypatch.setattr(refinement, "ROOM", room)
+        large = refine_white(noisy, blurred(noisy), 0.2, middle=1)
+        torch.testing.assert_close(large, expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5])

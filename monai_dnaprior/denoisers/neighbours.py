@@ -1,4 +1,4 @@
-"""The slices of a volume once more: each filtered with what its neighbours show."""
+"""The slices of a volume once more: each filtered together with its neighbours."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .outcome import FALLBACK
 from .result import Known, Record
 from .safeguards import Safeguards
 
-ROUNDS = 2  # of the filter
+ROUNDS = 3  # of the filter
 
 
 class Measuring(Protocol):
@@ -26,34 +26,37 @@ class Measuring(Protocol):
 
 
 def refine_slice(
-    method: Measuring, noisy: Tensor, known: Known | None, estimate: Tensor, around: Tensor, record: Record
+    method: Measuring, noisy: Tensor, known: Known | None, estimates: Tensor, middle: int, record: Record
 ) -> tuple[Tensor, Record]:
-    """Filter a slice (1, C, H, W) that a method has denoised, guided by it and by its neighbours.
+    """Filter a slice that a method has denoised together with its neighbours.
 
     No more is removed than the noise, or what the method has removed.
 
     Args:
         method: that measures the noise of the slice.
-        noisy: the slice as it came.
-        known: what is known of its noise, if anything.
-        estimate: the slice, denoised.
-        around: the neighbours, denoised, (slices, C, H, W).
+        noisy: the slice and its neighbours as they came, (slices, C, H, W).
+        known: what is known of the slice's noise, if anything.
+        estimates: the same slices, denoised.
+        middle: the slice's number among them.
         record: of the slice.
 
     Returns:
-        the slice, and its record with residual and time; both as they were where the filter fails.
+        the slice, (1, C, H, W), and its record with residual and time; both as they were where the filter fails.
     """
+    wanted = slice(middle, middle + 1)
     with torch.no_grad():
-        guard = method.safeguards(noisy, known)
-        guide, others = as_seen(guard, estimate), [as_seen(guard, image) for image in around.split(1)]
-        refined = refine(guard.noisy, guide, guard.noise, rounds=ROUNDS, around=torch.cat([guide[:0], *others]))
-        seen = varying_pixels(guard.noisy)
-        removed = torch.where(seen, guard.noisy - refined, 0)
-        before, after = (root_mean_square(values[seen]) for values in (guard.noisy - guide, removed))
+        guard = method.safeguards(noisy[wanted], known)
+        seen, guides = (
+            torch.cat([as_seen(guard, image) for image in images.split(1)]) for images in (noisy, estimates)
+        )
+        refined = refine(seen, guides, guard.noise, rounds=ROUNDS, middle=middle)
+        varying = varying_pixels(guard.noisy)
+        removed = torch.where(varying, guard.noisy - refined, 0)
+        before, after = (root_mean_square(values[varying]) for values in (guard.noisy - guides[wanted], removed))
         part = min(1.0, max(guard.noise.sigma, before) / after) if after else 1.0
         image, finished = guard.finish(guard.noisy - part * removed, record)
     if finished.stop_reason == FALLBACK:
-        return estimate, record
+        return estimates[wanted], record
     return image, replace(record, residual=after, seconds=record.seconds + finished.seconds)
 
 

@@ -12,48 +12,73 @@ from ..fitting.threads import side_by_side
 from ..noise.groups import cosines
 from ..noise.model import NoiseModel
 
-PATCH = 8  # side of a patch
-SIMILAR = 48  # patches in a group
-REACH = 10  # rows and columns searched on every side of a patch
-STRIDE = 4  # rows and columns between the patches that gather a group
-BAND = 16  # rows of such patches treated at once, by a thread each, which bounds the memory
+SIMILAR = 40  # blocks in a group
+BAND = 16  # rows of blocks that gather groups, treated at once by a thread of a CPU, which bounds the memory
+ROOM = 2**26  # values that the groups treated at once may hold elsewhere, which takes few large steps
+CHUNK = 96  # groups filtered at once on a CPU, whose caches hold them
 SINGULAR = 2e-3  # of the largest eigenvalue of the noise's covariance is the least that is reckoned with
 LEAST = 1e-6  # noise in a group, as a part of its energy: with less the system is singular in single precision
-FAR = 1e18  # from the image is what lies around it, unlike any patch
-CHUNK = 96  # groups filtered at once on a CPU, whose caches hold them
+FAR = 1e18  # from the image is what lies around it, unlike any block
 SHARE = 0.85  # of the noise's variance that is filtered: a group's covariance in the estimate is a little too small
 
 
-def refine(
-    noisy: Tensor, estimate: Tensor, noise: NoiseModel, *, rounds: int = 2, around: Tensor | None = None
-) -> Tensor:
-    r"""Denoise again, with an estimate of the image to say which patches are alike and what they have in common.
+@dataclass(frozen=True)
+class Blocks:
+    """What is compared and filtered: so many slices, rows and columns.
+
+    Attributes:
+        depth: slices of a block.
+        side: rows, and columns, of a block.
+        stride: rows and columns between the blocks that gather a group.
+        reach: rows and columns searched on every side of a block.
+    """
+
+    depth: int
+    side: int
+    stride: int
+    reach: int
+
+    @classmethod
+    def within(cls, slices: int, height: int, width: int) -> Blocks:
+        """Those for an image, or smaller ones for several slices, which lie in more than half of them."""
+        flat = slices == 1
+        side = min(8 if flat else 5, height, width)
+        return cls(slices // 2 + 1, side, min(5 if flat else 3, side), 10 if flat else 7)
+
+
+def refine(noisy: Tensor, estimate: Tensor, noise: NoiseModel, *, rounds: int = 2, middle: int = 0) -> Tensor:
+    r"""Denoise again, with an estimate of the image to say which blocks are alike and what they have in common.
 
     .. math:: \hat x_i = y_i - v N (C + v N)^{-1} (y_i - \mu), \qquad v = 0.85\,\sigma^2
 
-    for every patch :math:`y_i` of a group, where :math:`\mu` and :math:`C` are mean and covariance of the group's
-    patches in the estimate and N that of the noise in a patch, for a variance of 1 (the identity if it is white);
-    overlapping patches are averaged. In the eigenvectors of C, the spectrum that the group itself chooses, this is the
+    for every block :math:`y_i` of a group, where :math:`\mu` and :math:`C` are mean and covariance of the group's
+    blocks in the estimate and N that of the noise in a block, for a variance of 1 (the identity if it is white);
+    overlapping blocks are averaged. In the eigenvectors of C, the spectrum that the group itself chooses, this is the
     Wiener filter. Each further round takes the result of the one before as its estimate. Noise that is stronger in some
     places is equalised first: both images are divided by its deviation, and the result is multiplied with it.
 
     Args:
-        noisy: (1, C, H, W).
+        noisy: (slices, C, H, W), an image or slices of a volume that lie behind each other.
         estimate: the same shape.
-        noise: its standard deviation, correlation and deviation from place to place.
+        noise: in the slice that is wanted, its standard deviation, correlation and deviation from place to place; that
+            of the others is taken to be alike, and independent.
         rounds: how often; 0 gives back the estimate.
-        around: estimates of neighbouring slices, (slices, C, H, W), whose patches join the groups where they are more
-            alike than those of the slice itself.
+        middle: the slice that is wanted, by its number.
 
-    Groups hold the 48 patches of 8×8 pixels that are most alike in the estimate, within 10 pixels of every fourth.
-    Channels are treated one by one in an orthonormal basis (their mean, then differences), and grouped together.
+    Returns:
+        that slice, (1, C, H, W).
+
+    Groups hold the 40 blocks that are most alike in the estimate. In an image blocks are of 8×8 pixels, within 10
+    pixels of every fifth; among several slices of 5×5 pixels in more than half of the slices, within 7 pixels of every
+    third and at any depth. Channels are treated one by one in an orthonormal basis (their mean, then differences), and
+    grouped together.
 
     Source: Lebrun, Buades, Morel, "A nonlocal Bayesian image denoising algorithm", SIAM J. Imaging Sciences 6, 2013,
     doi:10.1137/120874989, its second step, equation 12.
 
     Departures: the estimate is given, in place of the source's first step; mean and covariance are the estimate's; v is
     less than the variance of the noise, because an estimate is smoother than the image and C therefore too small; the
-    noise may be correlated: with :math:`N = A A^T` patches are whitened by :math:`A^{-1}`, filtered, and coloured by A.
+    noise may be correlated: with :math:`N = A A^T` blocks are whitened by :math:`A^{-1}`, filtered, and coloured by A.
 
     >>> clean = torch.linspace(0, 1, 32).expand(1, 1, 32, 32)
     >>> noisy = clean + 0.1 * torch.randn(1, 1, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -61,90 +86,99 @@ def refine(
     >>> bool((refined - clean).square().mean() < 0.05 * (noisy - clean).square().mean())
     True
     """
-    around = estimate[:0] if around is None else around
     if rounds and noise.deviation is not None:
         deviation, even = noise.deviation, replace(noise, deviation=None)
-        noisy, estimate, around = (images / deviation for images in (noisy, estimate, around))
-        return deviation * refine(noisy, estimate, even, rounds=rounds, around=around)
+        return deviation * refine(noisy / deviation, estimate / deviation, even, rounds=rounds, middle=middle)
     basis = cosines(noisy.shape[1]).to(noisy)
-    planes, others = (torch.einsum("kc,bchw->bkhw", basis, images) for images in (noisy, around))
+    planes, guides = (torch.einsum("kc,bchw->bkhw", basis, images) for images in (noisy, estimate))
     for _ in range(rounds):
-        estimate = torch.einsum("kc,bchw->bkhw", basis, estimate)
-        estimate = torch.einsum("kc,bkhw->bchw", basis, one_round(planes, torch.cat((estimate, others)), noise))
-    return estimate
+        guides = one_round(planes, guides, noise, middle)
+    wanted = slice(middle, middle + 1)
+    return torch.einsum("kc,bkhw->bchw", basis, guides[wanted]) if rounds else estimate[wanted]
 
 
-def one_round(noisy: Tensor, estimates: Tensor, noise: NoiseModel) -> Tensor:
-    """Filter all groups, which may hold patches of every estimate but gather about those of the first, and average."""
-    height, width = noisy.shape[-2:]
-    side = min(PATCH, height, width)
+def one_round(noisy: Tensor, estimate: Tensor, noise: NoiseModel, middle: int) -> Tensor:
+    """Filter groups about the blocks in the midst of which a slice lies, and average; what no block covers stays."""
+    slices, channels, height, width = noisy.shape
+    blocks = Blocks.within(slices, height, width)
+    depth, side = blocks.depth, blocks.side
+    start = min(max(0, middle - depth // 2), slices - depth)
     colours = None if noise.is_white else Colours.of(noise.covariance(side).to(noisy.device), dtype=noisy.dtype)
-    columns = group_positions(width - side + 1, side)
+    rows, columns = (group_positions(length - side + 1, blocks.stride) for length in (height, width))
 
     def filter_band(rows: Tensor) -> tuple[slice, Tensor, Tensor]:
-        band = slice(max(0, int(rows[0]) - REACH), min(height, int(rows[-1]) + REACH + side))
-        seen, guides = noisy[..., band, :], estimates[..., band, :]
-        groups = similar_patches(guides, side, rows - band.start, columns)
-        channels = zip(seen[0], guides.unbind(1), strict=True)
-        sums = [filter_groups(*images, groups, side, noise.sigma, colours) for images in channels]
-        return band, torch.stack(sums)[None], cover(groups, side, seen.shape[-2:])
+        band = slice(max(0, int(rows[0]) - blocks.reach), min(height, int(rows[-1]) + blocks.reach + side))
+        seen, guides = noisy[..., band, :], estimate[..., band, :]
+        groups = similar_blocks(guides, blocks, start, rows - band.start, columns)
+        sums = [filter_groups(seen[:, k], guides[:, k], groups, blocks, noise.sigma, colours) for k in range(channels)]
+        return band, torch.stack(sums, 1), cover(groups, blocks, seen.shape)
 
     total, weight = torch.zeros_like(noisy), torch.zeros_like(noisy[:, :1])
-    bands = group_positions(height - side + 1, side).split(BAND)
-    for band, sums, counts in side_by_side(filter_band, bands, device=noisy.device):
-        total[..., band, :] += sums
-        weight[..., band, :] += counts
-    return total / weight
+    at_once = BAND if in_small_steps(noisy.device) else ROOM // (len(columns) * SIMILAR * depth * side**2) + 1
+    for band, sums, counts in side_by_side(filter_band, rows.split(at_once), device=noisy.device):
+        total[..., band, :].add_(sums)
+        weight[..., band, :].add_(counts)
+    return torch.where(weight > 0, total / weight, estimate)
 
 
-def group_positions(count: int, side: int) -> Tensor:
-    """Every fourth of so many places of patches, and the last; more where smaller patches would leave gaps."""
-    stride = min(STRIDE, side)
+def in_small_steps(device: torch.device) -> bool:
+    """Whether a device computes fastest what its caches hold, and not what keeps it busy for long."""
+    return device.type == "cpu"
+
+
+def group_positions(count: int, stride: int) -> Tensor:
+    """Places at this distance among so many, and the last."""
     places = torch.arange(0, count, stride)
     return places if (count - 1) % stride == 0 else torch.cat((places, torch.tensor([count - 1])))
 
 
-def similar_patches(estimates: Tensor, side: int, rows: Tensor, columns: Tensor) -> Tensor:
-    """For the patch at each row and column of the first image the numbers of those most like it: (groups, similar).
+def similar_blocks(estimate: Tensor, blocks: Blocks, start: int, rows: Tensor, columns: Tensor) -> Tensor:
+    """For the block of a starting slice at each row and column the numbers of those most like it: (groups, similar).
 
-    Itself is the first of them. Patches are numbered row by row, image after image (images, C, H, W).
+    Itself is the first of them. Blocks are numbered row by row, starting slice after starting slice of the estimate
+    (slices, C, H, W).
     """
-    height, width = (size - side + 1 for size in estimates.shape[-2:])
-    down, across = min(REACH, height - 1), min(REACH, width - 1)
-    around = pad(estimates, [across, across, down, down], value=FAR)
-    first, behind = int(rows[0]), int(rows[-1]) + side
-    reference = estimates[0, :, first:behind, None]
+    side = blocks.side
+    height, width = (size - side + 1 for size in estimate.shape[-2:])
+    down, across = min(blocks.reach, height - 1), min(blocks.reach, width - 1)
+    stacks = estimate.unfold(0, blocks.depth, 1).movedim(-1, 1).flatten(1, 2)
+    around = pad(stacks, [across, across, down, down], value=FAR)
+    first, length, wide = int(rows[0]), int(rows[-1] - rows[0]) + side, estimate.shape[-1]
+    reference = stacks[start, :, None, first : first + length, None]
     within = (
-        covering(rows - first, side, behind - first).to(estimates),
-        covering(columns, side, reference.shape[-1]).to(estimates),
+        covering(rows - first, side, length).to(estimate),
+        covering(columns, side, wide).to(estimate),
     )
-    squares = estimates.new_empty(len(reference), behind - first, 2 * across + 1, reference.shape[-1])
+    moved = around.unfold(2, length, 1)[:, :, first : first + 2 * down + 1].unfold(3, wide, 1).transpose(3, 4)
+    small = in_small_steps(estimate.device)
+    at_once = 1 if small else min(moved.shape[2], ROOM // moved[:, :, 0].numel() + 1)
     distances = []
-    for image in around:
-        for start in range(first, first + 2 * down + 1):
-            moved = image[:, start : start + behind - first].unfold(-1, reference.shape[-1], 1)
-            torch.sub(moved, reference, out=squares).square_()
-            square = squares[0] if len(squares) == 1 else squares.sum(0)
-            distances.append((within[0] @ square.flatten(1)).view(len(rows), -1, reference.shape[-1]) @ within[1].mT)
-    every = torch.stack(distances, 1).view(len(rows), -1, len(columns)).mT.flatten(0, 1)
-    every[:, down * (2 * across + 1) + across] = -1  # the patch itself comes first even where others equal it
-    similar = min(SIMILAR, min(REACH + 1, height) * min(REACH + 1, width))
+    for some in moved.split(1 if small else len(moved)):
+        squares, sums = estimate.new_empty(*some.shape[:2], at_once, *some.shape[3:]), []
+        for part in some.split(at_once, dim=2):
+            square = torch.sub(part, reference, out=squares[:, :, : part.shape[2]]).square_()
+            square = square[:, 0] if square.shape[1] == 1 else square.sum(1)
+            sums.append((within[0] @ square.flatten(3)).unflatten(3, square.shape[3:]) @ within[1].mT)
+        distances.append(torch.cat(sums, 1))
+    every = torch.cat(distances).permute(2, 4, 0, 1, 3).flatten(2).flatten(0, 1)
+    every[:, (start * (2 * down + 1) + down) * (2 * across + 1) + across] = -1  # first, even where others equal it
+    similar = min(SIMILAR, min(blocks.reach + 1, height) * min(blocks.reach + 1, width))
     nearest = every.topk(similar, largest=False).indices
-    image, row, column = (torch.arange(n) for n in (len(estimates), 2 * down + 1, 2 * across + 1))
-    moves = (image[:, None, None] * height + row[:, None] - down) * width + column - across
+    slices, row, column = (torch.arange(n) for n in (len(stacks), 2 * down + 1, 2 * across + 1))
+    moves = (slices[:, None, None] * height + row[:, None] - down) * width + column - across
     places = (rows[:, None] * width + columns).flatten()
     return places.to(nearest.device)[:, None] + moves.flatten().to(nearest.device)[nearest]
 
 
 def covering(places: Tensor, side: int, size: int) -> Tensor:
-    """1 for every pixel, of so many, that lies in the patch at each place, else 0: (places, size)."""
+    """1 for every pixel, of so many, that lies in the block at each place, else 0: (places, size)."""
     inside = torch.arange(size) - places[:, None]
     return ((inside >= 0) & (inside < side)).float()
 
 
 @dataclass(frozen=True, eq=False)
 class Colours:
-    """What makes the noise in patches of n pixels white, (n, n), and what makes white noise that of the patches."""
+    """What makes the noise in n pixels of a block white, (n, n), and what makes white noise that of the block."""
 
     whiten: Tensor
     colour: Tensor
@@ -158,24 +192,22 @@ class Colours:
 
 
 def filter_groups(
-    noisy: Tensor, estimates: Tensor, groups: Tensor, side: int, sigma: float, colours: Colours | None
+    noisy: Tensor, estimate: Tensor, groups: Tensor, blocks: Blocks, sigma: float, colours: Colours | None
 ) -> Tensor:
-    r"""The sum over the filtered patches of all groups, at every pixel of one channel (H, W) of the first image.
+    r"""The sum over the filtered blocks of all groups, at every pixel of one channel (slices, H, W).
 
-    With the spread S of a group's n patches, :math:`C = S^T S / (n - 1)`, and the filter of :func:`refine` is
+    With the spread S of a group's n blocks, :math:`C = S^T S / (n - 1)`, and the filter of :func:`refine` is
     :math:`\hat x = \mu + S^T (S S^T + (n - 1) v I)^{-1} S (y - \mu)`: a smaller system, whose Cholesky factor L makes
     it :math:`\mu + W W^T (y - \mu)` with :math:`W L^T = S^T`.
     """
-    patches, guides = patches_of(noisy[None], side), patches_of(estimates, side)
-    if colours is not None:
-        patches, guides = patches @ colours.whiten.mT, guides @ colours.whiten.mT
-    similar, count = groups.shape[1], len(patches)
+    contents, guides = (blocks_of(images, blocks, colours) for images in (noisy, estimate))
+    similar, size = groups.shape[1], contents.shape[1]
     noise = SHARE * sigma**2 * max(1, similar - 1)
-    sums = patches.new_zeros(count + 1, side**2)
-    for group in groups.split(CHUNK if noisy.device.type == "cpu" else len(groups)):
-        shape = (*group.shape, side**2)
-        guide = guides.index_select(0, group.flatten()).view(shape)
-        patch = patches.index_select(0, group.flatten() % count).view(shape)
+    sums = torch.zeros_like(contents)
+    for group in groups.split(CHUNK if in_small_steps(noisy.device) else len(groups)):
+        guide, content = (
+            values.index_select(0, group.flatten()).view(*group.shape, size) for values in (guides, contents)
+        )
         mean = guide.mean(1, keepdim=True)
         spread = guide.sub_(mean)
         products = spread @ spread.mT
@@ -183,36 +215,48 @@ def filter_groups(
         diagonal += (LEAST * diagonal.amax(-1, keepdim=True)).clamp(min=noise)
         factor = torch.linalg.cholesky(products)
         whitened = torch.linalg.solve_triangular(factor.mT, spread.mT, upper=True, left=False)  # copies nothing so
-        kept = patch.sub_(mean) @ whitened @ whitened.mT
-        sums.index_put_((group.flatten().clamp(max=count),), kept.add_(mean).flatten(0, 1), accumulate=True)
-    sums = sums[:count]
+        kept = content.sub_(mean) @ whitened @ whitened.mT
+        sums.index_put_((group.flatten(),), kept.add_(mean).flatten(0, 1), accumulate=True)
+    sums = sums.view(-1, blocks.depth, blocks.side**2)
     if colours is not None:
         sums = sums @ colours.colour.mT
-    return overlap(sums.view(-1, noisy.shape[-1] - side + 1, side, side))
+    rows, columns = (length - blocks.side + 1 for length in noisy.shape[-2:])
+    return overlap(sums.view(-1, rows, columns, blocks.depth, blocks.side, blocks.side))
 
 
-def patches_of(images: Tensor, side: int) -> Tensor:
-    """All patches (patches, side²) of images (images, H, W)."""
-    return images.unfold(1, side, 1).unfold(2, side, 1).reshape(-1, side * side)
+def blocks_of(images: Tensor, blocks: Blocks, colours: Colours | None) -> Tensor:
+    """All blocks (blocks, values of each) of slices (slices, H, W), their noise made white."""
+    parts = images.unfold(0, blocks.depth, 1).unfold(1, blocks.side, 1).unfold(2, blocks.side, 1)
+    contents = parts.reshape(-1, blocks.depth, blocks.side**2)
+    return (contents if colours is None else contents @ colours.whiten.mT).flatten(1)
 
 
-def overlap(patches: Tensor) -> Tensor:
-    """The image (H, W) of the sums of patches (rows, columns, side, side) where they overlap."""
-    rows, columns, side, _ = patches.shape
-    strips = patches.new_zeros(rows + side - 1, columns, side)
+def overlap(blocks: Tensor) -> Tensor:
+    """The slices (slices, H, W) of the sums of blocks (starts, rows, columns, depth, side, side) where they overlap."""
+    starts, rows, columns, depth, side, _ = blocks.shape
+    slices = blocks.new_zeros(starts + depth - 1, rows, columns, side, side)
+    for index in range(depth):
+        slices[index : index + starts].add_(blocks[:, :, :, index])
+    strips = blocks.new_zeros(len(slices), rows + side - 1, columns, side)
     for row in range(side):
-        strips[row : row + rows] += patches[:, :, row]
-    image = patches.new_zeros(rows + side - 1, columns + side - 1)
+        strips[:, row : row + rows].add_(slices[..., row, :])
+    images = blocks.new_zeros(len(slices), rows + side - 1, columns + side - 1)
     for column in range(side):
-        image[:, column : column + columns] += strips[..., column]
-    return image
+        images[..., column : column + columns].add_(strips[..., column])
+    return images
 
 
-def cover(groups: Tensor, side: int, size: torch.Size) -> Tensor:
-    """How many of the groups' patches in the first image cover each pixel, (1, 1, H, W)."""
-    height, width = (length - side + 1 for length in size)
-    counts = groups[groups < height * width].bincount(minlength=height * width)
+def cover(groups: Tensor, blocks: Blocks, size: torch.Size) -> Tensor:
+    """How many of the groups' blocks cover each pixel of slices (slices, C, H, W): (slices, 1, H, W)."""
+    starts, (height, width) = size[0] - blocks.depth + 1, (length - blocks.side + 1 for length in size[-2:])
+    chosen = torch.zeros(starts * height * width, device=groups.device)
+    chosen.scatter_add_(0, groups.flatten(), torch.ones(groups.numel(), device=groups.device))
     rows, columns = (
-        covering(torch.arange(length), side, length + side - 1).to(groups.device) for length in (height, width)
+        covering(torch.arange(length), blocks.side, length + blocks.side - 1).to(groups.device)
+        for length in (height, width)
     )
-    return (rows.mT @ counts.view(height, width).float() @ columns)[None, None]
+    counts = rows.mT @ chosen.view(starts, height, width) @ columns
+    weight = counts.new_zeros(size[0], 1, *size[-2:])
+    for index in range(blocks.depth):
+        weight[index : index + starts, 0].add_(counts)
+    return weight

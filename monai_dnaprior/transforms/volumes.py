@@ -24,6 +24,7 @@ from .out_of_memory import attempt, attribute, join_results, within_memory
 from .slicing import Slicing, batches
 
 WITHOUT_NEIGHBOURS = "out of memory with the neighbouring slices: denoised without them"
+NOISIER = 1.5  # times the noise of a slice has one that lends it nothing
 
 
 Noise = float | np.ndarray | Tensor | NoiseModel  # what is known of it, in the units of a volume
@@ -204,30 +205,32 @@ def denoise_slices(
             first, ready = batch.stop - len(results.records), range(start, stop)
             seen = seen if ready == batch else look(ready)
             among = range(start - first, stop - first)
-            yield ready, seen, refine_among(denoiser, seen, results, among, reach) if reach else results
+            whole = look(range(first, batch.stop)) if reach else seen
+            yield ready, seen, refine_among(denoiser, whole, results, among, reach) if reach else results
             start = stop
             held = [take(results, range(max(0, start - reach - first), len(results.records)))] if reach else []
 
 
 def refine_among(denoiser: Denoiser, seen: Look, results: Result, among: range, reach: int) -> Result:
-    """Those of the results that are seen, after a filter that their neighbours among the results guide, too.
+    """Some of the results, each after a filter of the slice together with its neighbours.
 
-    Slices that were left alone stay so, and lend nothing.
+    Slices that were left alone stay so, and lend nothing; nor do those whose noise is much stronger.
     """
     method, records = method_of(denoiser), results.records
     treated = [record.stop_reason not in UNTREATED for record in records]
 
-    def refined(noisy: Tensor, known: Known | None, number: int) -> tuple[Tensor, Record]:
-        near = range(max(0, number - reach), min(len(records), number + reach + 1))
-        others = [index for index in near if index != number and treated[index]]
+    def refined(number: int) -> tuple[Tensor, Record]:
         image, record = results.image[number : number + 1], records[number]
-        if not (treated[number] and others):
+        near = range(max(0, number - reach), min(len(records), number + reach + 1))
+        window = [index for index in near if treated[index] and records[index].sigma <= NOISIER * record.sigma]
+        if not treated[number] or window == [number]:
             return image, record
-        filtered = attempt(functools.partial(refine_slice, method, noisy, known, image, results.image[others], record))
+        known = seen.known[number] if seen.known else None
+        slices, middle = (seen.noisy[window], known, results.image[window]), window.index(number)
+        filtered = attempt(functools.partial(refine_slice, method, *slices, middle, record))
         return filtered or (image, replace(record, warnings=(*record.warnings, WITHOUT_NEIGHBOURS)))
 
-    known: list[Known | None] = [*seen.known] if seen.known else [None] * len(among)
-    pairs = side_by_side(refined, seen.noisy.split(1), known, among, device=seen.noisy.device)
+    pairs = side_by_side(refined, among, device=seen.noisy.device)
     return replace(
         take(results, among), image=torch.cat([image for image, _ in pairs]), records=[record for _, record in pairs]
     )
