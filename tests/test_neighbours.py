@@ -133,6 +133,14 @@ def test_slices_that_are_left_alone_stay_so_and_lend_nothing(volume: Tensor) -> 
     assert torch.equal(alone(torch.ones(1, 20, 20, 3)), torch.ones(1, 20, 20, 3))
 
 
+def test_a_slice_of_much_stronger_noise_lends_nothing(volume: Tensor) -> None:
+    image = volume.clone()
+    image[..., 3] += 0.6 * noise(24, 20, seed=1)
+    output, alone = IDDPDenoise(neighbours=1)(image), IDDPDenoise(neighbours=1)(image[..., :3])
+    torch.testing.assert_close(output[..., 2], alone[..., 2], atol=0.02, rtol=0)
+    assert not torch.equal(output[..., 3], IDDPDenoise()(image)[..., 3])
+
+
 def test_hidden_voxels_come_out_as_they_are(volume: Tensor) -> None:
     image = volume.clone()
     image[0, 3:5, 4, 2] = torch.nan

@@ -12,9 +12,10 @@ from ..fitting.threads import side_by_side
 from ..noise.groups import cosines
 from ..noise.model import NoiseModel
 
-SIMILAR = 40  # blocks in a group
+SIMILAR = 48  # blocks in a group
 BAND = 16  # rows of blocks that gather groups, treated at once by a thread of a CPU, which bounds the memory
 ROOM = 2**26  # values that the groups treated at once may hold elsewhere, which takes few large steps
+PLACES = 4  # of blocks whose distances are summed at once on a CPU
 CHUNK = 96  # groups filtered at once on a CPU, whose caches hold them
 SINGULAR = 2e-3  # of the largest eigenvalue of the noise's covariance is the least that is reckoned with
 LEAST = 1e-6  # noise in a group, as a part of its energy: with less the system is singular in single precision
@@ -39,11 +40,14 @@ class Blocks:
     reach: int
 
     @classmethod
-    def within(cls, slices: int, height: int, width: int) -> Blocks:
-        """Those for an image, or smaller ones for several slices, which lie in more than half of them."""
-        flat = slices == 1
-        side = min(8 if flat else 5, height, width)
-        return cls(slices // 2 + 1, side, min(5 if flat else 3, side), 10 if flat else 7)
+    def within(cls, slices: int, height: int, width: int, *, left: int = 0) -> Blocks:
+        """Those for an image, or smaller ones for several slices, which lie in more than half of them.
+
+        The more rounds are left, the farther apart are those that gather groups: a guide for these need not be as good.
+        """
+        side, stride, reach = (8, 4 + 3 * left, 10) if slices == 1 else (5, 3 + left, 7)
+        side = min(side, height, width)
+        return cls(slices // 2 + 1, side, min(stride, side), reach)
 
 
 def refine(noisy: Tensor, estimate: Tensor, noise: NoiseModel, *, rounds: int = 2, middle: int = 0) -> Tensor:
@@ -68,10 +72,10 @@ def refine(noisy: Tensor, estimate: Tensor, noise: NoiseModel, *, rounds: int = 
     Returns:
         that slice, (1, C, H, W).
 
-    Groups hold the 40 blocks that are most alike in the estimate. In an image blocks are of 8×8 pixels, within 10
-    pixels of every fifth; among several slices of 5×5 pixels in more than half of the slices, within 7 pixels of every
-    third and at any depth. Channels are treated one by one in an orthonormal basis (their mean, then differences), and
-    grouped together.
+    Groups hold the 48 blocks that are most alike in the estimate. In an image blocks are of 8×8 pixels, within 10
+    pixels of every fourth; among several slices of 5×5 pixels in more than half of the slices, within 7 pixels of every
+    third and at any depth; the rounds before the last gather fewer. Channels are treated one by one in an orthonormal
+    basis (their mean, then differences), and grouped together.
 
     Source: Lebrun, Buades, Morel, "A nonlocal Bayesian image denoising algorithm", SIAM J. Imaging Sciences 6, 2013,
     doi:10.1137/120874989, its second step, equation 12.
@@ -91,16 +95,16 @@ def refine(noisy: Tensor, estimate: Tensor, noise: NoiseModel, *, rounds: int = 
         return deviation * refine(noisy / deviation, estimate / deviation, even, rounds=rounds, middle=middle)
     basis = cosines(noisy.shape[1]).to(noisy)
     planes, guides = (torch.einsum("kc,bchw->bkhw", basis, images) for images in (noisy, estimate))
-    for _ in range(rounds):
-        guides = one_round(planes, guides, noise, middle)
+    for left in reversed(range(rounds)):
+        guides = one_round(planes, guides, noise, middle, left)
     wanted = slice(middle, middle + 1)
     return torch.einsum("kc,bkhw->bchw", basis, guides[wanted]) if rounds else estimate[wanted]
 
 
-def one_round(noisy: Tensor, estimate: Tensor, noise: NoiseModel, middle: int) -> Tensor:
+def one_round(noisy: Tensor, estimate: Tensor, noise: NoiseModel, middle: int, left: int) -> Tensor:
     """Filter groups about the blocks in the midst of which a slice lies, and average; what no block covers stays."""
     slices, channels, height, width = noisy.shape
-    blocks = Blocks.within(slices, height, width)
+    blocks = Blocks.within(slices, height, width, left=left)
     depth, side = blocks.depth, blocks.side
     start = min(max(0, middle - depth // 2), slices - depth)
     colours = None if noise.is_white else Colours.of(noise.covariance(side).to(noisy.device), dtype=noisy.dtype)
@@ -145,12 +149,12 @@ def similar_blocks(estimate: Tensor, blocks: Blocks, start: int, rows: Tensor, c
     around = pad(stacks, [across, across, down, down], value=FAR)
     first, length, wide = int(rows[0]), int(rows[-1] - rows[0]) + side, estimate.shape[-1]
     reference = stacks[start, :, None, first : first + length, None]
-    within = (
-        covering(rows - first, side, length).to(estimate),
-        covering(columns, side, wide).to(estimate),
-    )
     moved = around.unfold(2, length, 1)[:, :, first : first + 2 * down + 1].unfold(3, wide, 1).transpose(3, 4)
     small = in_small_steps(estimate.device)
+    upright, level = (
+        [(some, cover.to(estimate)) for some, cover in covers(places, side, PLACES if small else len(places))]
+        for places in (rows - first, columns)
+    )
     at_once = 1 if small else min(moved.shape[2], ROOM // moved[:, :, 0].numel() + 1)
     distances = []
     for some in moved.split(1 if small else len(moved)):
@@ -158,7 +162,9 @@ def similar_blocks(estimate: Tensor, blocks: Blocks, start: int, rows: Tensor, c
         for part in some.split(at_once, dim=2):
             square = torch.sub(part, reference, out=squares[:, :, : part.shape[2]]).square_()
             square = square[:, 0] if square.shape[1] == 1 else square.sum(1)
-            sums.append((within[0] @ square.flatten(3)).unflatten(3, square.shape[3:]) @ within[1].mT)
+            strips = torch.cat([cover @ square[:, :, some].flatten(3) for some, cover in upright], 2)
+            strips = strips.unflatten(3, square.shape[3:])
+            sums.append(torch.cat([strips[..., some] @ cover.mT for some, cover in level], -1))
         distances.append(torch.cat(sums, 1))
     every = torch.cat(distances).permute(2, 4, 0, 1, 3).flatten(2).flatten(0, 1)
     every[:, (start * (2 * down + 1) + down) * (2 * across + 1) + across] = -1  # first, even where others equal it
@@ -168,6 +174,12 @@ def similar_blocks(estimate: Tensor, blocks: Blocks, start: int, rows: Tensor, c
     moves = (slices[:, None, None] * height + row[:, None] - down) * width + column - across
     places = (rows[:, None] * width + columns).flatten()
     return places.to(nearest.device)[:, None] + moves.flatten().to(nearest.device)[nearest]
+
+
+def covers(places: Tensor, side: int, at_once: int) -> list[tuple[slice, Tensor]]:
+    """For some places at once the pixels in their blocks, and which of these each covers."""
+    parts = [(slice(int(some[0]), int(some[-1]) + side), some - some[0]) for some in places.split(at_once)]
+    return [(part, covering(some, side, part.stop - part.start)) for part, some in parts]
 
 
 def covering(places: Tensor, side: int, size: int) -> Tensor:

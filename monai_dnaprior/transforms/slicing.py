@@ -29,7 +29,7 @@ class Slicing:
             :func:`~monai_dnaprior.fitting.devices.images_at_once`. The result does not depend on it, on an accelerator
             but for rounding, about a thousandth of the range of intensities.
         neighbours: how many slices on each side help to denoise one, 0 to 3: each slice is filtered once more after
-            all, and the patches of its neighbours that are most like its own guide the filter, too.
+            all together with them, in blocks of several slices.
         rician: the volume holds magnitudes (MR): take away what Rician noise adds to their mean, see
             :func:`~monai_dnaprior.noise.rician.without_rician_bias`.
         progress: show a progress bar.
