@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import re
@@ -22,6 +23,7 @@ from test_readme import ROOT, blocks
 
 from monai_dnaprior.__main__ import main
 from monai_dnaprior.denoisers import dnaprior as priors
+from monai_dnaprior.fitting.devices import computing_device
 
 DOCS = ROOT / "docs"
 COHORTS = (DOCS / "cohorts.md").read_text(encoding="utf-8")
@@ -127,6 +129,34 @@ def test_the_first_hour_goes_as_shown(
     with torch.random.fork_rng():
         exec(compile(blocks(page, "python")[0], "first_hour.md", "exec"), {})
     assert capsys.readouterr().out.count("network") == 3
+
+
+def test_the_page_about_gpus_goes_as_shown(
+    nifti_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    page = (DOCS / "gpu.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    monkeypatch.setitem(priors.PRESETS, "default", {"steps": 10})
+    nifti_path.rename(tmp_path / "scan.nii.gz")
+    gpu, seen = importlib.import_module("gpu"), []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(gpu, "measure", lambda run, folder, until: seen.append(("measured", run.device.type, folder)))
+    monkeypatch.setattr(gpu, "publish_folder", lambda folder: seen.append(("published", folder)))
+    for line in "".join(blocks(page, "bash")).splitlines():
+        program, *words = shlex.split(line)
+        if program == "monai-dnaprior":
+            assert main(["cpu" if word == "cuda" else word for word in words]) == 0
+        else:
+            monkeypatch.setattr("sys.argv", words)
+            gpu.main()
+    assert seen == [("measured", "cuda", Path("gpu_run")), ("published", Path("gpu_run"))]
+    monkeypatch.undo()
+    (block,) = blocks(page, "python")
+    with torch.random.fork_rng():
+        capsys.readouterr()
+        exec(compile(block, "gpu.md", "exec"), {})
+    assert capsys.readouterr().out.split() == [str(computing_device()), "cpu"]
 
 
 def test_every_page_is_on_the_front_page() -> None:
