@@ -22,8 +22,8 @@ def exact_background(image: Tensor) -> Tensor:
     """
     if min(image.shape[-2:]) < SIDE:
         return torch.zeros_like(image[:, :1], dtype=torch.bool)
-    constant = (max_pool2d(image, SIDE, 1) == -max_pool2d(-image, SIDE, 1)).all(1, keepdim=True).float()
-    found = max_pool2d(pad(constant, [SIDE - 1] * 4), SIDE, 1).bool()
+    constant = (largest_in_squares(image) == -largest_in_squares(-image)).all(1, keepdim=True).float()
+    found = largest_in_squares(pad(constant, [SIDE - 1] * 4)).bool()
     while found.any():
         grown = found.clone()
         for dim in (-2, -1):
@@ -37,6 +37,11 @@ def exact_background(image: Tensor) -> Tensor:
             break
         found = grown
     return found
+
+
+def largest_in_squares(image: Tensor) -> Tensor:
+    """The largest value of each square of 15×15 pixels, along one axis after the other."""
+    return max_pool2d(max_pool2d(image, (SIDE, 1), 1), (1, SIDE), 1)
 
 
 def fill_background(image: Tensor, background: Tensor) -> Tensor:
