@@ -55,3 +55,10 @@ def global_random_state_is_left_alone() -> Iterator[None]:
     yield
     assert torch.equal(torch.get_rng_state(), torch_state)
     assert np.array_equal(np.random.get_state()[1], numpy_state)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """What changes PyTorch for a whole process is collected where it is asked for by name alone."""
+    alone = "on_a_device.py"
+    asked = any(Path(argument.partition("::")[0]).name == alone for argument in config.args)
+    return True if collection_path.name == alone and not asked else None

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from torch.utils import backend_registration
 
 
@@ -24,3 +25,8 @@ def test_all_that_computes_with_torch_computes_on_a_device() -> None:
         capture_output=True, encoding="utf-8", check=False,
     )  # fmt: skip
     assert finished.returncode == 0, finished.stdout + finished.stderr
+
+
+def test_no_other_test_meets_the_pretended_device() -> None:
+    assert "on_a_device" not in sys.modules
+    assert torch.Generator is torch._C.Generator
