@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import nibabel
 import pytest
 import torch
 from torch import Tensor
 
-from monai_dnaprior.noise.estimate import CORRELATED, estimate_sigma, noise_correlation, varying_pixels
+from monai_dnaprior.noise.background import exact_background, fill_background
+from monai_dnaprior.noise.estimate import (
+    ANATOMY,
+    CORRELATED,
+    calm_deviation,
+    estimate_sigma,
+    fine_kurtosis,
+    noise_correlation,
+    varying_pixels,
+)
 from monai_dnaprior.noise.models import add_noise
 
 
@@ -31,6 +43,51 @@ def test_equals_scikit_image(noisy_slice: Tensor) -> None:
     assert estimate_sigma(noisy_slice).item() == pytest.approx(
         restoration.estimate_sigma(noisy_slice[0, 0].numpy()), rel=0.03
     )
+
+
+def rods(side: int = 128) -> Tensor:
+    """Fine detail everywhere but in a few places: thin bright rods, (1, 1, side, side)."""
+    image = torch.zeros(1, 1, side, side)
+    places = torch.randint(0, side - 12, (140, 2), generator=torch.Generator().manual_seed(1)).tolist()
+    for number, (row, column) in enumerate(places):
+        down, across = ((12, 2), (2, 12))[number % 2]
+        image[..., row : row + down, column : column + across] = 1 - number / 200
+    return image
+
+
+@pytest.mark.parametrize("level", [0.005, 0.01, 0.02])
+@pytest.mark.parametrize("unit", [1.0, 1000.0])
+def test_fine_anatomy_is_no_noise(level: float, unit: float) -> None:
+    noisy = unit * (rods() + level * gaussian(1, 1, 128, 128))
+    assert fine_kurtosis(noisy[0].double()) > ANATOMY
+    assert estimate_sigma(noisy).item() == pytest.approx(unit * level, rel=0.2)
+
+
+def test_uneven_noise_is_no_anatomy() -> None:
+    deviation = torch.linspace(-1, 1, 128).exp()
+    assert fine_kurtosis((deviation * gaussian(1, 128, 128)).double()) < 3
+
+
+def test_strong_noise_is_measured_in_all_of_an_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    noisy = rods() + 0.2 * gaussian(1, 1, 128, 128)
+    expected = estimate_sigma(noisy)
+    monkeypatch.setattr("monai_dnaprior.noise.estimate.calm_deviation", lambda plane: torch.zeros(()))
+    assert estimate_sigma(noisy) == expected
+
+
+def test_too_few_calm_patches_say_nothing() -> None:
+    assert calm_deviation(gaussian(1, 8, 8).double()) is None
+    assert fine_kurtosis(gaussian(1, 8, 8).double()) == 0
+
+
+def test_two_volumes_of_a_series_show_how_strong_their_noise_is() -> None:
+    path = Path(nibabel.__file__).parent / "tests" / "data" / "example4d.nii.gz"
+    first, second = torch.from_numpy(nibabel.Nifti1Image.from_filename(path).get_fdata()[..., 12, :]).permute(2, 0, 1)
+    brain = first > 60
+    level = (first - second)[brain].std() / 2**0.5
+    image = first[None, None]
+    estimate = estimate_sigma(fill_background(image, exact_background(image)))
+    assert 0.5 * level < estimate < 1.2 * level
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 64), (64, 64)])

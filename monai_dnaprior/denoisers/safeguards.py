@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,9 +16,9 @@ from ..noise.estimate import (
     CORRELATED_NOISE,
     DEPENDENT_NOISE,
     NoiseKind,
+    contrast,
     estimate_sigma,
     noise_correlation,
-    varying_pixels,
 )
 from ..noise.model import LEAST_SIDE, NoiseModel
 from ..noise.stabilisation import Stabiliser
@@ -95,9 +94,7 @@ class Safeguards:
     @property
     def contrast(self) -> float:
         """The range of the middle four fifths of the pixels in which noise can be seen."""
-        values = self.noisy[varying_pixels(self.noisy)].cpu().numpy()
-        low, high = np.percentile(values, (10, 90)) if len(values) else (0.0, 0.0)
-        return float(high - low)
+        return contrast(self.noisy)
 
     def leave(self, reason: str) -> tuple[Tensor, Record]:
         """The image as it came."""
