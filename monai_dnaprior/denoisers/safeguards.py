@@ -167,9 +167,9 @@ def measure_correlated(noisy: Tensor, kind: NoiseKind) -> NoiseModel:
 def measure_slices(slices: Tensor) -> NoiseModel | None:
     """The noise that slices (B, C, H, W) of a volume share, where neighbouring pixels are alike in most of them.
 
-    None elsewhere, and where it cannot be told from anatomy.
+    None elsewhere, and where it cannot be told from anatomy. It is measured on a CPU, where it stays.
     """
-    filled = torch.cat([fill_background(image, exact_background(image)) for image in slices.float().split(1)])
+    filled = torch.cat([fill_background(image, exact_background(image)) for image in slices.float().cpu().split(1)])
     if noise_correlation(filled).median() <= CORRELATED:
         return None
     noise = NoiseModel.of(filled)
