@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from monai_dnaprior.cohort.all_scans import denoise_all
 from monai_dnaprior.denoisers.dnaprior import DNAPrior
 from monai_dnaprior.denoisers.nonlocal_bayes import Blocks, refine, similar_blocks
 from monai_dnaprior.denoisers.result import Result
+from monai_dnaprior.denoisers.safeguards import Safeguards
 from monai_dnaprior.denoisers.trained import Trained
 from monai_dnaprior.files.scan import Caps
 from monai_dnaprior.noise.metrics import psnr
@@ -139,6 +141,29 @@ def test_a_slice_of_much_stronger_noise_lends_nothing(volume: Tensor) -> None:
     output, alone = IDDPDenoise(neighbours=1)(image), IDDPDenoise(neighbours=1)(image[..., :3])
     torch.testing.assert_close(output[..., 2], alone[..., 2], atol=0.02, rtol=0)
     assert not torch.equal(output[..., 3], IDDPDenoise()(image)[..., 3])
+
+
+@pytest.mark.parametrize("denoiser", [Trained(refinements=1), DNAPrior(steps=2, width=4)], ids=["iddp", "dna-prior"])
+def test_noise_is_measured_once(volume: Tensor, denoiser: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured, measure = [], Safeguards.of
+
+    def counted(image: Tensor, *others: Any, **options: Any) -> Safeguards:
+        measured.append(image)
+        return measure(image, *others, **options)
+
+    class Forgetful(type(denoiser)):  # type: ignore[misc]
+        def __call__(self, noisy: Tensor, **others: Any) -> Result:
+            return replace(super().__call__(noisy, **others), guards=None)
+
+    monkeypatch.setattr(Safeguards, "of", counted)
+    counts = torch.poisson(20 * (volume - volume.min()), generator=torch.Generator().manual_seed(0))
+    for image in (volume, counts):
+        once = denoise_volume(image, denoiser, Slicing(neighbours=1, batch_size=2))
+        assert len(measured) == 7
+        twice = denoise_volume(image, Forgetful(**vars(denoiser)), Slicing(neighbours=1, batch_size=2))
+        assert len(measured) == 7 + 14
+        assert torch.equal(once.image, twice.image)
+        measured.clear()
 
 
 def test_hidden_voxels_come_out_as_they_are(volume: Tensor) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -13,29 +13,22 @@ from ..noise.background import exact_background, fill_background
 from ..noise.estimate import varying_pixels
 from .nonlocal_bayes import refine
 from .outcome import FALLBACK
-from .result import Known, Record
+from .result import Record
 from .safeguards import Safeguards
 
 ROUNDS = 3  # of the filter
 
 
-class Measuring(Protocol):
-    """A method that measures the noise of an image (1, C, H, W) before a filter."""
-
-    def safeguards(self, noisy: Tensor, known: Known | None) -> Safeguards: ...
-
-
 def refine_slice(
-    method: Measuring, noisy: Tensor, known: Known | None, estimates: Tensor, middle: int, record: Record
+    guard: Safeguards, noisy: Tensor, estimates: Tensor, middle: int, record: Record
 ) -> tuple[Tensor, Record]:
     """Filter a slice that a method has denoised together with its neighbours.
 
     No more is removed than the noise, or what the method has removed.
 
     Args:
-        method: that measures the noise of the slice.
+        guard: of the slice, with what is known or measured of its noise.
         noisy: the slice and its neighbours as they came, (slices, C, H, W).
-        known: what is known of the slice's noise, if anything.
         estimates: the same slices, denoised.
         middle: the slice's number among them.
         record: of the slice.
@@ -45,7 +38,7 @@ def refine_slice(
     """
     wanted = slice(middle, middle + 1)
     with torch.no_grad():
-        guard = method.safeguards(noisy[wanted], known)
+        guard = replace(guard.to(noisy.device), started=time.perf_counter())
         seen, guides = (
             torch.cat([as_seen(guard, image) for image in images.split(1)]) for images in (noisy, estimates)
         )

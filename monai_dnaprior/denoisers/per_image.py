@@ -145,7 +145,8 @@ class PerImageFit:
             for restart in range(self.restarts)
         ]
         outcomes = run_fits(procedures, device=noisy.device)
-        return average_restarts([outcomes[i : i + self.restarts] for i in range(0, len(outcomes), self.restarts)])
+        restarts = [outcomes[i : i + self.restarts] for i in range(0, len(outcomes), self.restarts)]
+        return replace(average_restarts(restarts), guards=guards)
 
     def place_network(self, network: nn.Module, device: torch.device) -> nn.Module:
         """A copy of a network on a device, laid out for the fits that begin with its weights."""

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
 
 from ..fitting.devices import device_name
 from ..noise.model import NoiseModel
+
+if TYPE_CHECKING:
+    from .safeguards import Safeguards
 
 Known = Tensor | NoiseModel  # of the noise in an image: how strong it is at every pixel, (1, 1, H, W), or all
 
@@ -63,12 +66,13 @@ class Result:
     """Denoised images (B, C, H, W), one record for each, and where a fit was restarted the spread over its restarts.
 
     The spread, of the images' shape, is the standard deviation of what the restarts gave: how much of a pixel depends
-    on where the fit began.
+    on where the fit began. The guards, one an image, hold what a filter that follows need not measure again.
     """
 
     image: Tensor
     records: list[Record]
     spread: Tensor | None = None
+    guards: list[Safeguards] | None = None
 
 
 class Denoiser(Protocol):

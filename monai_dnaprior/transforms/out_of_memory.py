@@ -107,7 +107,8 @@ def join_results(first: Result, last: Result) -> Result:
     """The results of two batches as that of one."""
     spreads = [spread for spread in (first.spread, last.spread) if spread is not None]
     records = [*first.records, *last.records]
-    return Result(torch.cat((first.image, last.image)), records, torch.cat(spreads) if spreads else None)
+    guards = None if first.guards is None or last.guards is None else [*first.guards, *last.guards]
+    return Result(torch.cat((first.image, last.image)), records, torch.cat(spreads) if spreads else None, guards)
 
 
 def attribute(result: Result) -> Result:

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..denoisers.neighbours import refine_slice
 from ..denoisers.outcome import UNTREATED
 from ..denoisers.result import Denoiser, Known, Record, Result
-from ..denoisers.safeguards import measure_slices
+from ..denoisers.safeguards import measure_all, measure_slices
 from ..fitting.threads import side_by_side
 from ..noise.intensity import intensity_range
 from ..noise.model import NoiseModel, measured_slices
@@ -225,9 +225,14 @@ def refine_among(denoiser: Denoiser, seen: Look, results: Result, among: range, 
         window = [index for index in near if treated[index] and records[index].sigma <= NOISIER * record.sigma]
         if not treated[number] or window == [number]:
             return image, record
-        known = seen.known[number] if seen.known else None
-        slices, middle = (seen.noisy[window], known, results.image[window]), window.index(number)
-        filtered = attempt(functools.partial(refine_slice, method, *slices, middle, record))
+
+        def filter_window() -> tuple[Tensor, Record]:
+            one = slice(number, number + 1)
+            measured = results.guards and results.guards[one]
+            (guard,) = measured or measure_all(method.safeguards, seen.noisy[one], seen.known and seen.known[one])
+            return refine_slice(guard, seen.noisy[window], results.image[window], window.index(number), record)
+
+        filtered = attempt(filter_window)
         return filtered or (image, replace(record, warnings=(*record.warnings, WITHOUT_NEIGHBOURS)))
 
     pairs = side_by_side(refined, among, device=seen.noisy.device)
@@ -240,7 +245,8 @@ def take(result: Result, numbers: range) -> Result:
     """Some images of a result that lie behind each other."""
     place = slice(numbers.start, numbers.stop)
     spread = None if result.spread is None else result.spread[place]
-    return Result(result.image[place], result.records[place], spread)
+    guards = None if result.guards is None else result.guards[place]
+    return Result(result.image[place], result.records[place], spread, guards)
 
 
 def remove_rician_bias(noisy: Tensor, result: Result, zero: float) -> Result:
