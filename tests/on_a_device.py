@@ -55,17 +55,11 @@ FEW_STEPS: dict[str, dict[str, Any]] = {
 }
 MOST_OPERATIONS = {"default": 165, "paper": 390}  # of a step of two fits
 IN_DOUBLE = {  # where a GPU computes in double precision, which takes some of them 64 times as long as single
-    "noise/estimate.py estimate_sigma": "once a slice with neighbours: a median that is to equal the CPU's",
+    "noise/estimate.py estimate_sigma": "once a slice of magnitudes: a median that is to equal the CPU's",
     "noise/estimate.py median_deviation": "as above",
     "noise/estimate.py fine_kurtosis": "as above: fourth powers of small differences",
-    "noise/estimate.py calm_deviation": "as above, of few images: eigenvalues that differ by orders of magnitude",
-    "noise/estimate.py least_variance": "as above",
-    "noise/estimate.py varying_pixels": "as above: comparisons",
-    "noise/estimate.py noise_correlation": "once a slice with neighbours: products of small blocks",
-    "noise/estimate.py block_correlation": "as above",
-    "noise/estimate.py brightness_dependence": "once a slice with neighbours: levels of some groups of blocks",
-    "noise/estimate.py noise_levels": "as above",
     "noise/estimate.py second_differences": "as above: differences of values that are nearly equal",
+    "noise/estimate.py varying_pixels": "as above: comparisons",
     "noise/model.py covariance": "once an image: one small matrix",
     "denoisers/nonlocal_bayes.py of": "as above",
     "noise/intensity.py intensity_range": "once a volume, of some of its voxels",
