@@ -44,8 +44,8 @@ NOISES = {"white 15": ("white", 15), "white 25": ("white", 25), "fbp-hann 15": (
 }
 OURS: dict[str, tuple[str, dict[str, Any], int]] = {
     "bm3d": ("bm3d", {}, 0),
-    **{f"iddp {count}": ("iddp", {"refinements": 2}, count) for count in range(4)},
-    **{f"default {count}": ("dna-prior", {}, count) for count in range(2)},
+    **{f"iddp {count}": ("iddp", {"refinements": 2}, count) for count in range(3)},
+    **{f"default {count}": ("dna-prior", {}, count) for count in range(3)},
 }
 METHODS = ["noisy", *OURS, *FILTERS]
 
@@ -154,6 +154,12 @@ def table(rows: list[dict[str, Any]]) -> str:
     for name, noise in dict.fromkeys((row["volume"], row["noise"]) for row in rows):
         values = [cells.get((name, noise, method)) for method in methods]
         lines.append([name, noise, *("" if value is None else f"{value['psnr']:.2f}" for value in values)])
+    for noise in NOISES:
+        means = []
+        for method in methods:
+            figures = [cells[name, noise, method]["psnr"] for name in VOLUMES if (name, noise, method) in cells]
+            means.append(f"{np.mean(figures):.2f}" if len(figures) == len(VOLUMES) else "")
+        lines.append(["mean", noise, *means])
     return markdown_table(["volume", "noise", *methods], lines)
 
 
