@@ -59,7 +59,7 @@ CROP_TABLES = {"table1": CROPS, "table1_held_out": HELD_OUT, "table1_further": F
 SIDES = {"table1_small": 96}
 COLOUR = ("endoscopy", "histopathology")
 METHODS = (
-    "wavelet tv bm3d bm3d-given nl-means gaussian median dip dip-tv wire ds-n2n dsp self2self "
+    "wavelet tv bm3d bm3d-given nl-ridge lichi nl-means gaussian median dip dip-tv wire ds-n2n dsp self2self "
     "dna-prior-paper dna-prior-fast dna-prior dna-prior-best iddp iddp-ensemble iddp-refined"
 ).split()
 

@@ -57,7 +57,7 @@ def test_a_missing_extra_gives_the_install_hint_and_the_licence(monkeypatch: pyt
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["tv", "nl-means", "wavelet", "bm3d"])
+@pytest.mark.parametrize("name", ["tv", "nl-means", "wavelet", "bm3d", "nl-ridge", "lichi"])
 def test_more_noise_given_means_more_removed(name: str, noisy_slice: Tensor) -> None:
     residuals = [create_denoiser(name, sigma=sigma)(noisy_slice).records[0].residual for sigma in (0.02, 0.2)]
     assert residuals[0] < residuals[1]

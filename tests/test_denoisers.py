@@ -32,6 +32,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "wavelet": {},
     "tv": {},
     "bm3d": {},
+    "nl-ridge": {},
+    "lichi": {},
     "nl-means": {},
     "gaussian": {},
     "median": {},
@@ -47,7 +49,7 @@ IMPROVING: dict[str, dict[str, Any]] = {
     "wire": {"steps": 100, "hidden": 48},
     "ds-n2n": {"steps": 150, "width": 16},
     "self2self": {"steps": 150, "width": 16, "scales": 3, "learning_rate": 3e-3},
-    **{name: {} for name in ("iddp", "wavelet", "tv", "bm3d", "nl-means", "gaussian", "median")},
+    **{name: {} for name in ("iddp", "wavelet", "tv", "bm3d", "nl-ridge", "lichi", "nl-means", "gaussian", "median")},
 }
 WHOLE = ("ds-n2n", "self2self")  # learn from the pixels of the image alone, and need more than a part of it
 

@@ -113,7 +113,7 @@ def test_options_of_the_command_are_explained(capsys: pytest.CaptureFixture) -> 
 
 def test_number_of_denoisers_is_right() -> None:
     assert len(list_denoisers()) == 15
-    assert "Fifteen denoisers" in README
+    assert "Seventeen denoisers" in README
 
 
 def test_commands_are_targets_of_the_makefile() -> None:

@@ -32,12 +32,14 @@ class Blocks:
         side: rows, and columns, of a block.
         stride: rows and columns between the blocks that gather a group.
         reach: rows and columns searched on every side of a block.
+        similar: blocks in a group.
     """
 
     depth: int
     side: int
     stride: int
     reach: int
+    similar: int = SIMILAR
 
     @classmethod
     def within(cls, slices: int, height: int, width: int, *, left: int = 0) -> Blocks:
@@ -168,7 +170,7 @@ def similar_blocks(estimate: Tensor, blocks: Blocks, start: int, rows: Tensor, c
         distances.append(torch.cat(sums, 1))
     every = torch.cat(distances).permute(2, 4, 0, 1, 3).flatten(2).flatten(0, 1)
     every[:, (start * (2 * down + 1) + down) * (2 * across + 1) + across] = -1  # first, even where others equal it
-    similar = min(SIMILAR, min(blocks.reach + 1, height) * min(blocks.reach + 1, width))
+    similar = min(blocks.similar, min(blocks.reach + 1, height) * min(blocks.reach + 1, width))
     nearest = every.topk(similar, largest=False).indices
     slices, row, column = (torch.arange(n) for n in (len(stacks), 2 * down + 1, 2 * across + 1))
     moves = (slices[:, None, None] * height + row[:, None] - down) * width + column - across

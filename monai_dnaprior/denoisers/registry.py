@@ -11,6 +11,7 @@ from .classical import bm3d, check_wavelet, classical, gaussian, identity, media
 from .dip import DeepImagePrior, DeepSpectralPrior
 from .dnaprior import DNAPrior
 from .ds_n2n import DualSamplingNoise2Noise
+from .nl_ridge import lichi, nl_ridge
 from .options import check_options, suggest
 from .result import Denoiser
 from .self2self import Self2Self
@@ -29,6 +30,8 @@ DENOISERS: dict[str, Callable[..., Denoiser] | str] = {
     "wavelet": classical(wavelet, check_wavelet),
     "tv": classical(tv),
     "bm3d": classical(bm3d),
+    "nl-ridge": classical(nl_ridge),
+    "lichi": classical(lichi),
     "nl-means": classical(nl_means),
     "gaussian": classical(gaussian),
     "median": classical(median),
