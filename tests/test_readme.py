@@ -112,7 +112,7 @@ def test_options_of_the_command_are_explained(capsys: pytest.CaptureFixture) -> 
 
 
 def test_number_of_denoisers_is_right() -> None:
-    assert len(list_denoisers()) == 15
+    assert len(list_denoisers()) == 17
     assert "Seventeen denoisers" in README
 
 

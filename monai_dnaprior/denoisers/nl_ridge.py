@@ -81,7 +81,7 @@ def lichi(noisy: np.ndarray, sigma: float, *, rounds: int = 9, reach: int = 32, 
     :math:`\Theta` sum to 1 and weigh as in :func:`nl_ridge`, whose first step is the first estimate.
 
     Args:
-        rounds: how many, M.
+        rounds: M, each of which removes as much noise as the others.
         reach: rows and columns searched on every side of a patch.
         stride: rows and columns between the patches that gather groups.
 
