@@ -15,8 +15,10 @@ from torch.nn.functional import avg_pool2d
 
 from monai_dnaprior import create_denoiser
 from monai_dnaprior.denoisers.result import Record, Result
+from monai_dnaprior.denoisers.safeguards import measure_slices
 from monai_dnaprior.fitting.devices import images_at_once
 from monai_dnaprior.noise.intensity import intensity_range
+from monai_dnaprior.noise.model import NoiseModel
 from monai_dnaprior.transforms import slicing
 from monai_dnaprior.transforms.slicing import Slicing
 from monai_dnaprior.transforms.volumes import denoise_parts, denoise_volume
@@ -253,3 +255,16 @@ def test_white_noise_and_methods_for_it_are_not_measured_together(monkeypatch: p
     denoise_volume(correlated, create_denoiser("iddp"), noise=20.0)
     with pytest.raises(AssertionError):
         denoise_volume(correlated, create_denoiser("iddp"))
+
+
+def test_noise_under_rich_anatomy_shows_in_the_differences_of_slices() -> None:
+    noisy = small_slices(9, pooled=2)[1]
+    squares = torch.rand(1, 12, 12, generator=torch.Generator().manual_seed(3)) > 0.5
+    detail = 300.0 * squares.repeat_interleave(4, 1).repeat_interleave(4, 2)
+    slices = (noisy + detail[..., None]).movedim(-1, 0)
+    assert NoiseModel.of(slices).is_white
+    found = measure_slices(torch.stack([slices[:-1], slices[1:]], 1))
+    assert found is not None
+    assert found.sigma == pytest.approx(20, rel=0.2)
+    assert all(found.at(image).sigma <= found.sigma for image in slices.split(1))
+    assert found.scale(0.01).limit == pytest.approx(0.01 * found.sigma)

@@ -164,13 +164,26 @@ def measure_correlated(noisy: Tensor, kind: NoiseKind) -> NoiseModel:
     return (measure_noise if kind.correlation > CORRELATED else measure_strength)(noisy, kind)
 
 
-def measure_slices(slices: Tensor) -> NoiseModel | None:
-    """The noise that slices (B, C, H, W) of a volume share, where neighbouring pixels are alike in most of them.
+def measure_slices(pairs: Tensor) -> NoiseModel | None:
+    """The noise that slices of a volume share, where neighbouring pixels are alike in most of them.
 
-    None elsewhere, and where it cannot be told from anatomy. It is measured on a CPU, where it stays.
+    It is looked for in the first slice of each pair, and if it cannot be told from anatomy there, in the differences
+    within the pairs, which hold less anatomy and more noise: what is found is then the most that a slice may have.
+
+    Args:
+        pairs: (B, 2, C, H, W), slices and those behind them.
+
+    Returns:
+        the noise, on the CPU; None where it is white, or cannot be told from anatomy.
     """
-    filled = torch.cat([fill_background(image, exact_background(image)) for image in slices.float().cpu().split(1)])
-    if noise_correlation(filled).median() <= CORRELATED:
+    filled = torch.cat(
+        [fill_background(image, exact_background(image)) for image in pairs.cpu().flatten(0, 1).split(1)]
+    )
+    first, second = filled[::2], filled[1::2]
+    if noise_correlation(first).median() <= CORRELATED:
         return None
-    noise = NoiseModel.of(filled)
+    noise = NoiseModel.of(first)
+    if noise.is_white:
+        noise = NoiseModel.of((second - first) / 2**0.5)
+        noise = replace(noise, limit=noise.sigma, pooled=True)
     return None if noise.is_white else noise

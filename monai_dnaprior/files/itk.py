@@ -147,6 +147,8 @@ def check_compression(path: Path, start: int, size: int) -> None:
 
 def checked_size(path: Path, reader: SimpleITK.ImageFileReader, caps: Caps) -> int:
     """The bytes of the voxels; before they are read, what is not supported or larger than the caps is refused."""
+    import SimpleITK
+
     size, components = reader.GetSize(), reader.GetNumberOfComponents()
     if not 2 <= len(size) <= 4 or (components > 1 and len(size) > 2):
         raise UnsupportedScan(

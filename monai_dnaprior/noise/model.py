@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,6 +33,7 @@ class NoiseModel:
         assumed: whether that it is white and even was not measured.
         pooled: whether it was measured in several slices together, each of which has a strength and a map of its own,
             see :meth:`at`.
+        limit: of the standard deviation that one of those slices is believed to have.
 
     >>> noise = torch.randn(1, 1, 128, 128, generator=torch.Generator().manual_seed(0))
     >>> model = NoiseModel.of(torch.nn.functional.avg_pool2d(noise, 2, 1))
@@ -44,6 +46,7 @@ class NoiseModel:
     deviation: Tensor | None = None
     assumed: bool = False
     pooled: bool = False
+    limit: float = math.inf
 
     @classmethod
     def of(cls, noisy: Tensor) -> NoiseModel:
@@ -138,7 +141,7 @@ class NoiseModel:
 
     def scale(self, factor: float) -> NoiseModel:
         """The noise of the image times a factor."""
-        return replace(self, sigma=factor * self.sigma)
+        return replace(self, sigma=factor * self.sigma, limit=factor * self.limit)
 
     def shrink(self, factor: int) -> NoiseModel:
         """The noise of means over blocks of factor × factor pixels."""
@@ -173,7 +176,7 @@ class NoiseModel:
         if measured is None:
             return NoiseModel(plain if known is None else self.sigma if plain else 0.0, self.correlation)
         deviation = None if measured.deviation is None else measured.deviation[None, None].to(noisy.device)
-        return NoiseModel(measured.sigma, self.correlation, deviation)
+        return NoiseModel(min(measured.sigma, self.limit), self.correlation, deviation)
 
 
 def spaced(count: int, most: int) -> list[int]:

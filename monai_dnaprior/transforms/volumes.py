@@ -180,8 +180,8 @@ class Stack:
         if len(self.indices) == 1:
             return None
         size = self.look(self.indices[:1]).noisy.shape[-2:]
-        chosen = [self.indices[number : number + 1] for number in measured_slices(len(self.indices), *size)]
-        return measure_slices(torch.cat([self.look(some).noisy for some in chosen]))
+        chosen = measured_slices(len(self.indices) - 1, *size)
+        return measure_slices(torch.stack([self.look(self.indices[number : number + 2]).noisy for number in chosen]))
 
 
 def denoise_slices(
