@@ -320,6 +320,16 @@ def test_a_run_that_ended_while_files_took_their_places_goes_on(source: Path, tm
     assert same_bits(values_of(tmp_path / "out.nii"), expected)
 
 
+def test_what_a_run_left_that_was_killed_at_its_very_end_is_removed(source: Path, tmp_path: Path) -> None:
+    output, left = tmp_path / "out.nii", tmp_path / "out.nii.partial"
+    denoise(source, output, method="median")
+    (left / "files").mkdir(parents=True)
+    assert denoise(source, output, method="median").exit_code != 0
+    assert left.exists()
+    assert denoise(source, output, method="median", resume=True).exit_code == 0
+    assert not left.exists()
+
+
 def test_a_resumed_run_that_wants_more_files_is_refused(source: Path, tmp_path: Path) -> None:
     denoise(source, tmp_path / "out.nii", method="median")
     row = denoise(source, tmp_path / "out.nii", method="median", residual=True, resume=True)

@@ -18,7 +18,7 @@ import torch
 from .. import __version__
 from ..denoisers.outcome import UNTREATED, Outcome, count_warnings
 from ..denoisers.result import Record
-from ..files.checkpoint import Checkpoint, FinishedSlices
+from ..files.checkpoint import Checkpoint, FinishedSlices, remove_leftover
 from ..files.companions import acquisition_of, copy_gradients, gradient_file, gradients_of
 from ..files.discovery import Source, find_sources
 from ..files.disk import hash_of, write_json
@@ -193,6 +193,7 @@ class ScanJob:
         report, remedy = self._report_before(), "give another name, or --resume if it is of the same run"
         if report.get("output") != hash_of(self.output):
             raise UnsupportedScan(self.output, f"exists already; {remedy}")
+        remove_leftover(self.output)
         return report
 
     def _check_files(self) -> None:

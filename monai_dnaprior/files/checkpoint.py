@@ -54,7 +54,7 @@ class Checkpoint:
     """
 
     def __init__(self, output: Path, key: Mapping[str, Any], *, resume: bool) -> None:
-        self.folder = output.with_name(output.name + CHECKPOINT_SUFFIX)
+        self.folder = folder_of(output)
         self.files = self.folder / "files"
         if self.folder.is_symlink():
             raise OSError(f"{self.folder} is a symbolic link; remove it.")
@@ -106,6 +106,17 @@ class Checkpoint:
     def remove(self) -> None:
         if self.folder.exists():
             shutil.rmtree(self.folder)
+
+
+def folder_of(output: Path) -> Path:
+    return output.with_name(output.name + CHECKPOINT_SUFFIX)
+
+
+def remove_leftover(output: Path) -> None:
+    """Remove the folder of a run that was killed when its output had taken its place."""
+    folder = folder_of(output)
+    if folder.is_dir() and not folder.is_symlink():
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def read_text(path: Path) -> str | None:
