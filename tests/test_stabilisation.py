@@ -9,7 +9,7 @@ from conftest import GUARDED, SHORT
 from monai_dnaprior import create_denoiser
 from monai_dnaprior.denoisers.dip import DeepImagePrior
 from monai_dnaprior.denoisers.dnaprior import DNAPrior
-from monai_dnaprior.denoisers.result import Record
+from monai_dnaprior.denoisers.record import Record
 from monai_dnaprior.denoisers.safeguards import Safeguards, measure_strength
 from monai_dnaprior.noise.estimate import (
     CORRELATED_NOISE,

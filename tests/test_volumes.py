@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from monai_dnaprior import create_denoiser
-from monai_dnaprior.denoisers.result import Record, Result
+from monai_dnaprior.denoisers.record import Record
+from monai_dnaprior.denoisers.result import Result
 from monai_dnaprior.denoisers.safeguards import measure_slices
 from monai_dnaprior.fitting.devices import images_at_once
 from monai_dnaprior.noise.intensity import intensity_range

@@ -17,7 +17,7 @@ import torch
 
 from .. import __version__
 from ..denoisers.outcome import UNTREATED, Outcome, count_warnings
-from ..denoisers.result import Record
+from ..denoisers.record import Record
 from ..files.checkpoint import Checkpoint, FinishedSlices, remove_leftover
 from ..files.companions import acquisition_of, copy_gradients, gradient_file, gradients_of
 from ..files.discovery import Source, find_sources

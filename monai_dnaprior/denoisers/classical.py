@@ -18,7 +18,8 @@ from ..checks import check_positive, is_number
 from ..noise.background import exact_background, fill_background
 from ..noise.estimate import estimate_sigma
 from ..noise.model import NoiseModel
-from .result import Known, Record, Result, check_noisy
+from .record import Known, Record
+from .result import Result, check_noisy
 
 TV_WEIGHT_PER_SIGMA = 1.0
 NL_MEANS_STRENGTH = 0.8

@@ -13,7 +13,7 @@ from torch.nn.functional import conv2d, interpolate, pad
 from ..checks import check_whole
 from ..fitting.fit import FitResult, Procedure
 from ..fitting.losses import squared_error
-from ..fitting.networks import seeded_weights
+from ..fitting.networks import OfGradientAlone, seeded_weights
 from .per_image import NoisyImage, PerImageFit
 
 DIAGONALS = ((0.5, 0.0), (0.0, 0.5)), ((0.0, 0.5), (0.5, 0.0))
@@ -111,16 +111,12 @@ def double(image: Tensor) -> Tensor:
 bicubic = partial(interpolate, scale_factor=2, mode="bicubic", align_corners=False)
 
 
-class Doubled(torch.autograd.Function):
+class Doubled(OfGradientAlone):
     """The same with a gradient that is summed in one order on every device."""
 
     @staticmethod
     def forward(image: Tensor) -> Tensor:
         return bicubic(image)
-
-    @staticmethod
-    def setup_context(context: Any, inputs: Any, output: Tensor) -> None:
-        pass
 
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]

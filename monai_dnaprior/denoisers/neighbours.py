@@ -13,7 +13,7 @@ from ..noise.background import exact_background, fill_background
 from ..noise.estimate import varying_pixels
 from .nonlocal_bayes import refine
 from .outcome import FALLBACK
-from .result import Record
+from .record import Record
 from .safeguards import Safeguards
 
 ROUNDS = 3  # of the filter

@@ -20,7 +20,8 @@ from ..fitting.stopping import Discrepancy, MovingVariance, StoppingRule, root_m
 from ..fitting.tiles import blend_tiles, place_tiles
 from ..noise.estimate import varying_pixels
 from ..noise.model import NoiseModel
-from .result import Known, Record, Result, check_noisy
+from .record import Known, Record
+from .result import Result, check_noisy
 from .safeguards import Safeguards, measure_all, measure_noise, measure_strength
 
 STOPPING = ("discrepancy", "variance", "steps")

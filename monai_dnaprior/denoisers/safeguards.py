@@ -22,7 +22,7 @@ from ..noise.estimate import (
 )
 from ..noise.model import LEAST_SIDE, NoiseModel
 from ..noise.stabilisation import Stabiliser
-from .result import Known, Record
+from .record import Known, Record
 
 NOISY = (8, 100)  # contrast over noise of images that are not left alone however wide the range of intensities
 WEAK = 4 / 255  # noise that is not believed to be both correlated and uneven
@@ -176,14 +176,17 @@ def measure_slices(pairs: Tensor) -> NoiseModel | None:
     Returns:
         the noise, on the CPU; None where it is white, or cannot be told from anatomy.
     """
-    filled = torch.cat(
-        [fill_background(image, exact_background(image)) for image in pairs.cpu().flatten(0, 1).split(1)]
-    )
-    first, second = filled[::2], filled[1::2]
+    first, second = pairs.cpu().unbind(1)
+    first = fill_backgrounds(first)
     if noise_correlation(first).median() <= CORRELATED:
         return None
     noise = NoiseModel.of(first)
     if noise.is_white:
-        noise = NoiseModel.of((second - first) / 2**0.5)
+        noise = NoiseModel.of((fill_backgrounds(second) - first) / 2**0.5)
         noise = replace(noise, limit=noise.sigma, pooled=True)
     return None if noise.is_white else noise
+
+
+def fill_backgrounds(slices: Tensor) -> Tensor:
+    """Slices (B, C, H, W), each mirrored into its exact background."""
+    return torch.cat([fill_background(image, exact_background(image)) for image in slices.split(1)])

@@ -24,7 +24,8 @@ from ..noise.model import NoiseModel
 from ..training.unet import DenoisingUNet
 from ..training.weights import SHIPPED, SHIPPED_CORRELATED, TrainedNetwork, load_weights
 from .nonlocal_bayes import refine
-from .result import Known, Record, Result, check_noisy
+from .record import Known, Record
+from .result import Result, check_noisy
 from .safeguards import Safeguards, measure_all, measure_correlated, measure_noise
 
 SURROUNDINGS = 33  # side of the window over which the noise around a pixel is measured

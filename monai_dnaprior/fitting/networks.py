@@ -159,18 +159,22 @@ def mirror(features: Tensor) -> Tensor:
     return nn.functional.pad(features, (1, 1, 1, 1), mode="reflect")
 
 
-class Mirrored(torch.autograd.Function):
-    """The same with a gradient that is summed in one order on every device."""
+class OfGradientAlone(torch.autograd.Function):
+    """An operation whose gradient takes nothing of its input."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(features: Tensor) -> Tensor:
-        return mirror(features)
-
-    @staticmethod
     def setup_context(context: Any, inputs: Any, output: Tensor) -> None:
         pass
+
+
+class Mirrored(OfGradientAlone):
+    """The same with a gradient that is summed in one order on every device."""
+
+    @staticmethod
+    def forward(features: Tensor) -> Tensor:
+        return mirror(features)
 
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
@@ -200,18 +204,12 @@ def double(features: Tensor) -> Tensor:
     return nn.functional.interpolate(features, scale_factor=2, mode="bilinear", align_corners=False)
 
 
-class Doubled(torch.autograd.Function):
+class Doubled(OfGradientAlone):
     """The same with a gradient that is summed in one order on every device."""
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(features: Tensor) -> Tensor:
         return double(features)
-
-    @staticmethod
-    def setup_context(context: Any, inputs: Any, output: Tensor) -> None:
-        pass
 
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]

@@ -30,10 +30,8 @@ LOW_RANK = 0.3  # quantile that is taken in the window
 MAPS = 4  # rounds in which a map is found, at most
 MIDDLING = 0.25  # quantile of the groups that has to be as simulated noise has it
 CORRECTION = 0.1  # most by which the logarithm of the power of uneven noise is corrected by that quantile
-TEXTURE, OF_SMALL = (
-    0.14,
-    0.1,
-)  # logarithm of how much larger that quantile of even noise may be, beyond the lowest; of small images
+TEXTURE = 0.14  # logarithm of how much larger that quantile of even noise may be, beyond the lowest
+OF_SMALL = 0.1  # the same in small slices
 TAIL = 0.75  # quantile of the groups, that is far larger where there is anatomy
 ALL_TAIL, FINE_TAIL = 0.32, 0.42  # logarithm of how much larger it may be, where noise is uneven: one suffices
 LEAST_FINE = 3  # sum of the two frequencies of a coefficient, in whose lower ones brightness varies

@@ -117,7 +117,7 @@ def calm_deviation(plane: Tensor) -> Tensor | None:
     with no more gradient than noise has.
 
     Source: Liu, Tanaka, Okutomi, "Single-image noise level estimation for blind denoising", IEEE Transactions on Image
-    Processing 22, 2013, doi:10.1109/TIP.2013.2283400, equations 9 and 14.
+    Processing 22, 2013, doi:10.1109/TIP.2013.2283400.
 
     Departures: patches of 5×5 pixels in place of 7×7, so that small images hold enough calm ones; those with pixels
     that equal their neighbours are left out.

@@ -18,8 +18,9 @@ from monai.utils import TransformBackends, convert_to_dst_type, convert_to_tenso
 
 from ..checks import check_flag
 from ..denoisers.outcome import Outcome, along_axis, count_warnings
+from ..denoisers.record import Record
 from ..denoisers.registry import create_denoiser
-from ..denoisers.result import Record, Result
+from ..denoisers.result import Result
 from ..files.disk import hash_of
 from ..fitting.devices import computing_device, device_name
 from ..training.weights import SHIPPED
@@ -128,7 +129,7 @@ class Denoise(Transform):
 
 def denoising_records(image: MetaTensor) -> list[dict[str, Any]]:
     """The records of a denoised MetaTensor, one dictionary a slice (see
-    :class:`~monai_dnaprior.denoisers.result.Record`).
+    :class:`~monai_dnaprior.denoisers.record.Record`).
 
     They are stored in the metadata as text, so that any number of slices survives a DataLoader's collation.
     """

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ..denoisers.outcome import UNTREATED
-from ..denoisers.result import Denoiser, Known, Result
+from ..denoisers.record import Known
+from ..denoisers.result import Denoiser, Result
 from ..fitting.tiles import map_tiles
 from ..noise.model import NoiseModel
 

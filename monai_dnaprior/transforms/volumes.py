@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ..denoisers.neighbours import refine_slice
 from ..denoisers.outcome import UNTREATED
-from ..denoisers.result import Denoiser, Known, Record, Result
+from ..denoisers.record import Known, Record
+from ..denoisers.result import Denoiser, Result
 from ..denoisers.safeguards import measure_all, measure_slices
 from ..fitting.threads import side_by_side
 from ..noise.intensity import intensity_range

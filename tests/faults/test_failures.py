@@ -20,7 +20,8 @@ from monai_dnaprior.__main__ import main
 from monai_dnaprior.cohort.all_scans import denoise_all
 from monai_dnaprior.cohort.task import ScanRow
 from monai_dnaprior.denoisers import dnaprior as priors
-from monai_dnaprior.denoisers.result import Denoiser, Record, Result
+from monai_dnaprior.denoisers.record import Record
+from monai_dnaprior.denoisers.result import Denoiser, Result
 from monai_dnaprior.files.scan import Caps
 from monai_dnaprior.noise.intensity import intensity_range
 from monai_dnaprior.transforms.out_of_memory import within_memory
