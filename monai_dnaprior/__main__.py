@@ -74,7 +74,8 @@ def add_scan_options(parser: argparse.ArgumentParser) -> None:
     axis = "axis along which volumes are cut, -3 to 2 (auto: that of thick slices, or else the last)"
     parser.add_argument("--slice-dim", type=axis_or_auto, default="auto", metavar="AXIS", help=axis)
     parser.add_argument("--batch-size", type=int, help="slices at once (8; on a GPU up to 64, as memory allows)")
-    parser.add_argument("--neighbours", type=int, default=0, help="slices on each side that help, 0 to 3 (0)")
+    beside = "slices on each side that help, 0 to 3 (1 for dna-prior with refinements, else 0)"
+    parser.add_argument("--neighbours", type=int, help=beside)
     parser.add_argument("--rician", action="store_true", help="magnitudes (MR): remove what Rician noise adds to them")
     parser.add_argument("--mask", type=Path, help="scan of the same shape; where it is 0 nothing is changed, but seen")
     noise = "its standard deviation in the scan's units, or a scan of the same shape that holds it (measured)"

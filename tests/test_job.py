@@ -27,7 +27,7 @@ from monai_dnaprior.files.disk import hash_of
 from monai_dnaprior.files.scan import Caps, ScanError, same_bits
 from monai_dnaprior.training.weights import SHIPPED
 
-FIT = {"options": {**SHORT, "seed": 3}}
+FIT = {"options": {**SHORT, "seed": 3}, "neighbours": 0}
 AFFINE = np.array([[-2.0, 0.1, 0, 30], [0.1, 1.5, 0.2, -20], [0, -0.2, 3.0, 5], [0, 0, 0, 1]])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -26,7 +27,7 @@ from monai_dnaprior.files.scan import Caps
 from monai_dnaprior.noise.metrics import psnr
 from monai_dnaprior.noise.model import NoiseModel
 from monai_dnaprior.transforms.slicing import Slicing
-from monai_dnaprior.transforms.volumes import denoise_parts, denoise_volume
+from monai_dnaprior.transforms.volumes import denoise_parts, denoise_volume, used_neighbours
 
 SIGMA = 25 / 255
 
@@ -81,17 +82,21 @@ def test_alike_slices_gain_and_unlike_ones_do_not_lose(clean_slice: Tensor) -> N
         assert together > alone + gain
 
 
-@pytest.mark.parametrize("denoiser", [Trained(), DNAPrior(steps=2, width=4)], ids=["iddp", "dna-prior"])
-def test_batches_shares_and_order_change_nothing(volume: Tensor, denoiser: Any) -> None:
+@pytest.mark.parametrize(
+    ("denoiser", "neighbours"),
+    [(Trained(), 1), (DNAPrior(steps=2, width=4), None)],
+    ids=["iddp", "dna-prior by default"],
+)
+def test_batches_shares_and_order_change_nothing(volume: Tensor, denoiser: Any, neighbours: int | None) -> None:
     expected = denoise_volume(volume, denoiser, Slicing(neighbours=1))
     for batch_size in (1, 3):
-        result = denoise_volume(volume, denoiser, Slicing(neighbours=1, batch_size=batch_size))
+        result = denoise_volume(volume, denoiser, Slicing(neighbours=neighbours, batch_size=batch_size))
         assert torch.equal(result.image, expected.image)
         assert [r.residual for r in result.records] == [r.residual for r in expected.records]
     image = volume.clone()
     for share in ((2, 3, 5, 6), (0, 1, 4)):
         done = set(range(7)).difference(share)
-        for part in denoise_parts(volume, denoiser, Slicing(neighbours=1, batch_size=2), done=done):
+        for part in denoise_parts(volume, denoiser, Slicing(neighbours=neighbours, batch_size=2), done=done):
             assert done.isdisjoint(part.indices)
             image[part.place] = (volume[part.place].double() - part.residual).float()
     assert torch.equal(image, expected.image)
@@ -106,9 +111,53 @@ def test_a_slice_depends_on_its_neighbours_and_on_no_others(volume: Tensor) -> N
     assert not same[:3].any()
 
 
-def test_images_and_single_slices_are_denoised_as_before(volume: Tensor) -> None:
+def test_images_and_single_slices_have_none(volume: Tensor) -> None:
     for image in (volume[..., 0], volume[..., :1]):
         assert torch.equal(IDDPDenoise(neighbours=1)(image), IDDPDenoise()(image))
+        with_them = denoise_volume(image, DNAPrior(steps=2, width=4))
+        assert torch.equal(
+            with_them.image, denoise_volume(image, DNAPrior(steps=2, width=4), Slicing(neighbours=0)).image
+        )
+        assert [record.neighbours for record in with_them.records] == [0]
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "expected"),
+    [
+        ("dna-prior", {}, 1),
+        ("dna-prior", {"preset": "fast"}, 1),
+        ("dna-prior", {"preset": "best"}, 1),
+        ("dna-prior", {"preset": "paper"}, 0),
+        ("dna-prior", {"refinements": 0}, 0),
+        ("iddp", {"refinements": 2}, 0),
+        ("dip", {}, 0),
+        ("tv", {}, 0),
+    ],
+)
+def test_a_method_chooses_them_unless_they_are_said(method: str, options: dict[str, Any], expected: int) -> None:
+    denoiser = create_denoiser(method, **options)
+    assert used_neighbours(denoiser, None) == used_neighbours(partial(denoiser, network=None), None) == expected
+    assert used_neighbours(denoiser, 0) == 0
+    if method != "tv":
+        assert used_neighbours(denoiser, 2) == 2
+
+
+def test_records_and_sidecars_say_how_many_there_were(volume: Tensor, tmp_path: Path) -> None:
+    nibabel.save(nibabel.Nifti1Image(volume[0].numpy(), np.diag([1, 1, 5, 1])), tmp_path / "scan.nii")
+    nibabel.save(nibabel.Nifti1Image(volume[0, ..., :1].numpy(), np.diag([1, 1, 5, 1])), tmp_path / "slice.nii")
+    settings: dict[str, Any] = {"options": {"steps": 2, "width": 4}, "device": "cpu"}
+    for name, wanted, used, counts in (
+        ("scan", None, 1, [1, 2, 2, 2, 2, 2, 1]),
+        ("scan", 2, 2, [2, 3, 4, 4, 4, 3, 2]),
+        ("scan", 0, 0, [0] * 7),
+        ("slice", None, 0, [0]),
+    ):
+        output = tmp_path / f"{name}{wanted}.nii"
+        (row,) = denoise_all(tmp_path / f"{name}.nii", output, caps=Caps(), neighbours=wanted, **settings)
+        sidecar = json.loads(output.with_suffix(".json").read_text(encoding="utf-8"))
+        assert row.exit_code == 0
+        assert sidecar["configuration"]["neighbours"] == used
+        assert [record["neighbours"] for record in sidecar["slices"]] == counts
 
 
 def test_no_more_is_held_than_a_batch_and_its_neighbours(volume: Tensor) -> None:
@@ -224,10 +273,10 @@ def test_transforms_inferers_commands_and_resumed_runs_agree(
     volume = torch.from_numpy(values_of(tmp_path / "scan.nii").copy("K"))[None]
     expected = DNAPriorDenoise(steps=2, neighbours=1)(volume)
     denoiser = create_denoiser("dna-prior", steps=2)
-    inferred = DNAPriorInferer(denoiser, neighbours=1)(inputs=volume[None], network=denoiser.network())[0]
+    inferred = DNAPriorInferer(denoiser)(inputs=volume[None], network=denoiser.network())[0]
     assert torch.equal(inferred, expected)
-    words = ["denoise", str(tmp_path / "scan.nii"), str(tmp_path / "out.nii"), "--steps", "2", "--neighbours", "1"]
-    assert main([*words, "--device", "cpu", "--quiet"]) == 0
+    words = ["denoise", str(tmp_path / "scan.nii"), str(tmp_path / "out.nii"), "--steps", "2", "--device", "cpu"]
+    assert main([*words, "--quiet"]) == 0
     values = values_of(tmp_path / "out.nii")
     assert np.array_equal(values, expected[0].numpy())
 
@@ -241,7 +290,7 @@ def test_transforms_inferers_commands_and_resumed_runs_agree(
         return fit_one(prior, guard, network, index, restart)
 
     monkeypatch.setattr(DNAPrior, "denoise_image", counted)
-    settings: dict[str, Any] = {"options": {"steps": 2, "seed": 0}, "batch_size": 1, "neighbours": 1, "device": "cpu"}
+    settings: dict[str, Any] = {"options": {"steps": 2, "seed": 0}, "batch_size": 1, "device": "cpu"}
     for resume in (False, True):
         rows = list(denoise_all(tmp_path / "scan.nii", tmp_path / "again.nii", caps=Caps(), resume=resume, **settings))
         assert rows[0].status == ("denoised" if resume else "failed")

@@ -6,7 +6,7 @@ import json
 import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -58,7 +58,11 @@ class ScanJob:
         """What the output depends on: hashes of the input's files, the configuration, and what is written besides."""
         return {
             "input": [hash_of(file) for file in self.source.files],
-            "configuration": {**self.settings.configuration(), "slice_dim": self.slicing.slice_dim},
+            "configuration": {
+                **self.settings.configuration(),
+                "slice_dim": self.slicing.slice_dim,
+                "neighbours": self.slicing.neighbours,
+            },
             "besides": self.settings.besides,
         }
 
@@ -95,11 +99,12 @@ class ScanJob:
 
     @cached_property
     def slicing(self) -> Slicing:
-        """How the scan is cut; that of one slice, along the axis of one voxel."""
+        """How the scan is cut; that of one slice, along the axis of one voxel, and it has no neighbours."""
         sides, spacing = self.scan.stored.shape[1:], self.scan.spacing
         if sides.count(1) == 1:
             spacing = [2.0 if side == 1 else 1.0 for side in sides]
-        return self.settings.slicing(colours=self.scan.colours).along(sides, spacing)
+        slicing = self.settings.slicing(colours=self.scan.colours).along(sides, spacing)
+        return slicing if slicing.depth(self.scan.stored.shape) > 1 else replace(slicing, neighbours=0)
 
     @property
     def count(self) -> int:

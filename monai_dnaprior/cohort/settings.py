@@ -18,7 +18,7 @@ from ..files.disk import hash_of
 from ..files.scan import Caps
 from ..fitting.devices import computing_device
 from ..transforms.slicing import AUTO, Slicing
-from ..transforms.volumes import check_neighbours, check_spread
+from ..transforms.volumes import check_spread, used_neighbours
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class Settings:
     device: str = "auto"
     slice_dim: int | str = AUTO
     batch_size: int | None = None
-    neighbours: int = 0
+    neighbours: int | None = None
     rician: bool = False
     mask: Path | None = None
     noise: float | Path | None = None
@@ -57,7 +57,7 @@ class Settings:
                 raise ValueError(f"{name}={str(path)!r} does not exist.")
         if self.noise is not None and not isinstance(self.noise, Path):
             check_positive(noise=self.noise)
-        check_neighbours(self.denoiser, self.slicing(colours=False).neighbours)
+        self.slicing(colours=False)
         computing_device(self.device)
 
     @cached_property
@@ -76,7 +76,7 @@ class Settings:
             slice_dim=self.slice_dim,
             channel_wise=not colours,
             batch_size=self.batch_size,
-            neighbours=self.neighbours,
+            neighbours=used_neighbours(self.denoiser, self.neighbours),
             rician=self.rician,
         )
 
@@ -93,7 +93,7 @@ class Settings:
             "method": self.method,
             "options": dict(self.options),
             "slice_dim": self.slice_dim,
-            "neighbours": self.neighbours,
+            "neighbours": self.slicing(colours=False).neighbours,
             "rician": self.rician,
             "device": self.computing.type,
             "mask": None if self.mask is None else hash_of(self.mask),

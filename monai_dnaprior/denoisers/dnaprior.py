@@ -132,6 +132,11 @@ class DNAPrior(SkipNetOptions, PerImageFit):
         return cls(**PRESETS[preset] | given)
 
     @property
+    def neighbours(self) -> int:
+        """How many slices on each side help to denoise one of a volume, unless that is said: one, where it refines."""
+        return 1 if self.refinements else 0
+
+    @property
     def shrinks(self) -> Sequence[int]:
         """One after the other, for the restarts."""
         return self.shrink if isinstance(self.shrink, Sequence) else (self.shrink,)

@@ -34,7 +34,8 @@ def refine_slice(
         record: of the slice.
 
     Returns:
-        the slice, (1, C, H, W), and its record with residual and time; both as they were where the filter fails.
+        the slice, (1, C, H, W), and its record with neighbours, residual and time; both as they were where the filter
+        fails.
     """
     wanted = slice(middle, middle + 1)
     with torch.no_grad():
@@ -50,7 +51,8 @@ def refine_slice(
         image, finished = guard.finish(guard.noisy - part * removed, record)
     if finished.stop_reason == FALLBACK:
         return estimates[wanted], record
-    return image, replace(record, residual=after, seconds=record.seconds + finished.seconds)
+    seconds = record.seconds + finished.seconds
+    return image, replace(record, neighbours=len(noisy) - 1, residual=after, seconds=seconds)
 
 
 def as_seen(guard: Safeguards, image: Tensor) -> Tensor:

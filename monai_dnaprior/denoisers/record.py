@@ -21,6 +21,7 @@ class Record:
             it is white, None where that was not measured.
         sigma_range: the 10th and the 90th percentile of ``sigma`` over the pixels, equal where the noise is even; None
             where that was not measured.
+        neighbours: how many slices beside it helped to denoise it.
         steps: optimisation steps taken; 0 for a slice that was given back as it came.
         stop_reason: of a fit ``discrepancy`` (the residual fell to the noise level), ``variance`` (the output began to
             fit noise) or ``steps`` (the limit); ``filter`` or ``network`` for one pass of these; and where the input is
@@ -42,6 +43,7 @@ class Record:
     sigma: float
     correlation: tuple[float, float] | None = None
     sigma_range: tuple[float, float] | None = None
+    neighbours: int = 0
     steps: int = 0
     stop_reason: str = "steps"
     seconds: float = 0.0

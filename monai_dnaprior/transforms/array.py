@@ -27,7 +27,7 @@ from ..training.weights import SHIPPED
 from .metadata import name_of, slicing_of
 from .signature import takes_parameters_of
 from .slicing import AUTO, Slicing
-from .volumes import Noise, check_neighbours, check_spread, check_volume, denoise_volume
+from .volumes import Noise, check_spread, check_volume, denoise_volume, used_neighbours
 
 logger = logging.getLogger(__name__)
 RECORDS_KEY = "denoising"
@@ -45,7 +45,7 @@ class Denoise(Transform):
         channel_wise: denoise every channel by itself (modalities, time points), or all together (RGB).
         batch_size: slices denoised side by side, on a CPU one a thread; None for what suits the device.
         neighbours: how many slices on each side help to denoise one of a volume, 0 to 3: a second pass, for methods
-            with a network.
+            with a network. None for the method's own choice: 1 for ``"dna-prior"`` with refinements, else 0.
         rician: the image holds magnitudes (MR): also take away what Rician noise adds to their mean.
         noise: what is known of the noise, in the image's units, in place of what is measured: its standard deviation,
             as a number or a map of the image's shape, or a :class:`~monai_dnaprior.noise.model.NoiseModel`.
@@ -84,7 +84,7 @@ class Denoise(Transform):
         slice_dim: int | str = AUTO,
         channel_wise: bool = False,
         batch_size: int | None = None,
-        neighbours: int = 0,
+        neighbours: int | None = None,
         rician: bool = False,
         noise: Noise | None = None,
         device: str | torch.device = "auto",
@@ -105,7 +105,7 @@ class Denoise(Transform):
             rician=rician,
             progress=progress,
         )
-        check_neighbours(denoiser, neighbours)
+        used_neighbours(denoiser, neighbours)  # which refuses them where the method can have none
         self.device = device_name(device)
         self.residual, self.spread, self.noise = residual, spread, noise
 

@@ -29,7 +29,8 @@ class Slicing:
             :func:`~monai_dnaprior.fitting.devices.images_at_once`. The result does not depend on it, on an accelerator
             but for rounding, about a thousandth of the range of intensities.
         neighbours: how many slices on each side help to denoise one, 0 to 3: each slice is filtered once more after
-            all together with them, in blocks of several slices.
+            all together with them, in blocks of several slices. None for the method's own choice, see
+            :func:`~monai_dnaprior.transforms.volumes.used_neighbours`.
         rician: the volume holds magnitudes (MR): take away what Rician noise adds to their mean, see
             :func:`~monai_dnaprior.noise.rician.without_rician_bias`.
         progress: show a progress bar.
@@ -42,7 +43,7 @@ class Slicing:
     slice_dim: int | str = AUTO
     channel_wise: bool = False
     batch_size: int | None = None
-    neighbours: int = 0
+    neighbours: int | None = None
     rician: bool = False
     progress: bool = False
 
@@ -53,8 +54,8 @@ class Slicing:
                 f'slice_dim={self.slice_dim} is no spatial axis; choose one of -3 to 2 (-1 is the last), or "auto".'
             )
         check_whole(1, batch_size=1 if self.batch_size is None else self.batch_size)
-        check_whole(0, neighbours=self.neighbours)
-        if self.neighbours > MOST_NEIGHBOURS:
+        check_whole(0, neighbours=self.neighbours or 0)
+        if (self.neighbours or 0) > MOST_NEIGHBOURS:
             raise ValueError(f"neighbours={self.neighbours} is too many; give at most {MOST_NEIGHBOURS} on each side.")
         check_flag(channel_wise=self.channel_wise, rician=self.rician, progress=self.progress)
 

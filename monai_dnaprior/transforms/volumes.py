@@ -98,11 +98,11 @@ def denoise_parts(
 ) -> Iterator[Part]:
     """What :func:`denoise_volume` takes from a volume, part by part, without the slices that are done."""
     check_volume(volume)
-    check_neighbours(denoiser, slicing.neighbours)
     if slicing.rician:
         check_magnitudes(volume)
     volume, depth = volume.detach(), slicing.depth(volume.shape)
-    slicing = replace(slicing, batch_size=slicing.at_once(volume[:1] if slicing.channel_wise else volume))
+    at_once = slicing.at_once(volume[:1] if slicing.channel_wise else volume)
+    slicing = replace(slicing, batch_size=at_once, neighbours=used_neighbours(denoiser, slicing.neighbours))
     strength = None if noise is None or isinstance(noise, NoiseModel) else strength_of(noise, volume)
     for number in range(len(volume) if slicing.channel_wise else 1):
         channels = slice(number, number + 1) if slicing.channel_wise else slice(None)
@@ -192,7 +192,7 @@ def denoise_slices(
 
     Neighbours of those that are wanted are denoised even so; the results of a batch and its neighbours are held.
     """
-    reach = slicing.neighbours if len(indices) > 1 else 0
+    reach = (slicing.neighbours or 0) if len(indices) > 1 else 0
     for run in batches(indices, len(indices), done):
         needed = range(max(indices.start, run.start - reach), min(indices.stop, run.stop + reach))
         start, held = run.start, list[Result]()
@@ -302,10 +302,18 @@ def check_spread(denoiser: Denoiser, wanted: bool) -> None:
         raise ValueError("spread=True needs a fit that is restarted; set the option restarts to at least 2.")
 
 
-def check_neighbours(denoiser: Denoiser, neighbours: int) -> None:
-    """Refuse to let slices help each other in a method that measures no noise for a filter."""
-    if neighbours and not hasattr(method_of(denoiser), "safeguards"):
-        raise ValueError(f"neighbours={neighbours} is for methods with a network, as dna-prior or iddp; leave it out.")
+def used_neighbours(denoiser: Denoiser, wanted: int | None) -> int:
+    """How many slices on each side help to denoise one: what is wanted, or if that is None what the method chooses.
+
+    A method's choice is its attribute ``neighbours``; without it there are none.
+
+    Raises:
+        ValueError: some are wanted of a method that measures no noise for a filter.
+    """
+    method = method_of(denoiser)
+    if wanted and not hasattr(method, "safeguards"):
+        raise ValueError(f"neighbours={wanted} is for methods with a network, as dna-prior or iddp; leave it out.")
+    return getattr(method, "neighbours", 0) if wanted is None else wanted
 
 
 def method_of(denoiser: Any) -> Any:
