@@ -233,7 +233,7 @@ def chain(task: Task, slices: tuple[Any, ...], *, noise: str = CLEAN, label: str
             *slices,
             transforms.ScaleIntensityRangePercentilesd("image", lower=0.5, upper=99.5, b_min=0, b_max=1, clip=True),
             *([AddNoised("image", noise)] if noise != CLEAN else []),
-            *([Denoised("image", name, **options)] if name else []),
+            *([Denoised("image", name, neighbours=0, **options)] if name else []),
             transforms.Lambdad(KEYS, lambda volume: volume[0].movedim(-1, 0)),
             transforms.NormalizeIntensityd("image", channel_wise=True),
             transforms.SpatialPadd(KEYS, (task.side, task.side)),
