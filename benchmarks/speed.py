@@ -1,11 +1,14 @@
 """Seconds and memory: presets against the reference set-up of Deep Image Prior, a step against its convolutions alone.
 
-Run it on a quiet machine. The reference's 3,000 steps are too long to wait for: a few are timed and multiplied.
+Run it on a quiet machine. The reference's 3,000 steps are too long to wait for: a few are timed and multiplied. The
+filter and volumes are timed in processor seconds of one thread, volumes by a few of their slices; ``--volumes``
+measures these alone and keeps what was measured last of the others.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +18,8 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from publish import publish
+from gpu import phantom
+from publish import RESULTS, publish
 from skimage.io import imread
 from torch import Tensor, nn
 
@@ -25,6 +29,7 @@ from monai_dnaprior.denoisers.dip import DeepImagePrior
 from monai_dnaprior.denoisers.dnaprior import DNAPrior
 from monai_dnaprior.denoisers.nonlocal_bayes import Blocks, group_positions, refine, similar_blocks
 from monai_dnaprior.denoisers.per_image import NoisyImage
+from monai_dnaprior.denoisers.trained import Trained
 from monai_dnaprior.fitting.batch import FitRequest
 from monai_dnaprior.fitting.devices import PRECISIONS, convolving
 from monai_dnaprior.fitting.fit import GeneratorObjective
@@ -33,17 +38,33 @@ from monai_dnaprior.noise.estimate import varying_pixels
 from monai_dnaprior.noise.metrics import psnr
 from monai_dnaprior.noise.model import NoiseModel
 from monai_dnaprior.noise.models import add_noise
+from monai_dnaprior.transforms.slicing import Slicing
+from monai_dnaprior.transforms.volumes import denoise_volume
 
 IMAGE = "mri/pgbm002_t2_a.png"
 SIDE = 256
 REFERENCE_STEPS = 3000
+VOLUMES = ((256, 64, 8), (512, 256, 4))  # side, slices, and those of them that are timed
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data/images"), help="folder of the modalities")
+    parser.add_argument("--volumes", action="store_true", help="measure the filter and volumes alone")
     options = parser.parse_args()
     clean = clean_slice(options.data / IMAGE)
+    of_volumes = {
+        "filter": [filter_round(clean, slices) for slices in (1, 3)],
+        "volumes": [volume_by_iddp(*size) for size in VOLUMES],
+    }
+    if options.volumes:
+        results = {**json.loads((RESULTS / "speed.json").read_text(encoding="utf-8")), **of_volumes}
+    else:
+        results = {**presets_and_steps(clean), **of_volumes}
+    publish("speed", results, table(results))
+
+
+def presets_and_steps(clean: Tensor) -> dict[str, Any]:
     DNAPrior(steps=2)(noisy(clean))  # the first call of a process takes a second or two more, for imports
     results: dict[str, Any] = {"image": f"{IMAGE}, {SIDE}×{SIDE} in the middle, Gaussian noise of sigma 25"}
     results["presets"] = {preset: one_slice(clean, preset) for preset in ("fast", "default")}
@@ -58,8 +79,7 @@ def main() -> None:
     results["reference in bfloat16"] = round(REFERENCE_STEPS * reference_step(clean, precision="bfloat16"), 1)
     results["throughput"] = [throughput(clean, count) for count in (1, 4, 16)]
     results["steps"] = {precision: step_against_convolutions(precision) for precision in PRECISIONS}
-    results["filter"] = filter_round(clean)
-    publish("speed", results, table(results))
+    return results
 
 
 def table(results: dict[str, Any]) -> str:
@@ -80,10 +100,17 @@ def table(results: dict[str, Any]) -> str:
     for precision, step in results["steps"].items():
         label = f"a step at {step['side']}×{step['side']}, one thread" if precision == "float32" else rounded
         lines.append([label, f"{step['milliseconds']} ms, {step['ratio']} times its convolutions alone"])
-    rounds = results["filter"]
-    lines.append(
-        ["a round of the filter, one thread", f"{rounds['milliseconds']} ms, the search {rounds['share']} of it"]
-    )
+    for row in results["filter"]:
+        label = "a last round of the filter" if row["slices"] == 1 else f"… for the middle of {row['slices']} slices"
+        lines.append([label, f"{row['milliseconds']} ms, the search {row['share']} of it"])
+    for row in results["volumes"]:
+        size, (alone, beside) = f"{row['side']}×{row['side']}×{row['slices']}", row["seconds a slice"]
+        lines.append(
+            [
+                f"{size} by `iddp`, `refinements=2`, neighbours 0 and 1",
+                f"{alone} and {beside} s a slice, {row['minutes']} min with one",
+            ]
+        )
     return markdown_table(["256×256, Gaussian noise of σ 25", ""], lines)
 
 
@@ -171,15 +198,40 @@ def step_against_convolutions(precision: str, side: int = SIDE // 2) -> dict[str
     }
 
 
-def filter_round(clean: Tensor) -> dict[str, Any]:
-    """A round of the non-local filter at full size, as one thread takes it, and the search's part of it."""
-    image, blocks = noisy(clean), Blocks.within(1, SIDE, SIDE)
-    guide = torch.nn.functional.avg_pool2d(image, 3, 1, 1)
-    places = group_positions(SIDE - blocks.side + 1, blocks.stride)
+def filter_round(clean: Tensor, slices: int) -> dict[str, Any]:
+    """A last round of the non-local filter at full size, as one thread takes it, and the search's part of it."""
+    images, blocks = torch.cat([noisy(clean, seed) for seed in range(slices)]), Blocks.within(slices, SIDE, SIDE)
+    guides = torch.nn.functional.avg_pool2d(images, 3, 1, 1)
+    places, middle = group_positions(SIDE - blocks.side + 1, blocks.stride), slices // 2
+    one_round = partial(refine, images, guides, NoiseModel(0.1), rounds=1, middle=middle)
+    search = partial(similar_blocks, guides, blocks, max(0, middle - blocks.depth // 2), places, places)
     with single_threaded_pool() as pool:
-        whole = pool.submit(timed, partial(refine, image, guide, NoiseModel(0.1), rounds=1), repeats=5).result()
-        search = pool.submit(timed, partial(similar_blocks, guide, blocks, 0, places, places), repeats=5).result()
-    return {"milliseconds": round(1e3 * whole), "search": round(1e3 * search), "share": round(search / whole, 2)}
+        whole, part = (
+            pool.submit(timed, each, repeats=5, clock=time.process_time).result() for each in (one_round, search)
+        )
+    return {
+        "slices": slices,
+        "milliseconds": round(1e3 * whole),
+        "search": round(1e3 * part),
+        "share": round(part / whole, 2),
+    }
+
+
+def volume_by_iddp(side: int, slices: int, tried: int) -> dict[str, Any]:
+    """Processor seconds that a slice of a volume takes without neighbours and with one, from a few slices."""
+    volume = torch.cat([noisy(phantom(side), seed) for seed in range(tried)], 1).movedim(1, -1)
+    denoise = partial(denoise_volume, volume, Trained(refinements=2))
+    seconds = [
+        timed(partial(denoise, Slicing(neighbours=count)), repeats=1, clock=time.process_time) / tried
+        for count in (0, 1)
+    ]
+    return {
+        "side": side,
+        "slices": slices,
+        "tried": tried,
+        "seconds a slice": [round(each, 2) for each in seconds],
+        "minutes": round(seconds[1] * slices / 60, 1),
+    }
 
 
 def placed(prior: DeepImagePrior | DNAPrior) -> nn.Module:
@@ -199,14 +251,14 @@ def stepper(request: FitRequest) -> Callable[[], None]:
     return step
 
 
-def timed(function: Callable[[], Any], *, repeats: int) -> float:
-    """Seconds a call, after two that do not count."""
-    for _ in range(2):
+def timed(function: Callable[[], Any], *, repeats: int, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Seconds a call, after two that do not count, or one where only one counts."""
+    for _ in range(min(2, repeats)):
         function()
-    started = time.perf_counter()
+    started = clock()
     for _ in range(repeats):
         function()
-    return (time.perf_counter() - started) / repeats
+    return (clock() - started) / repeats
 
 
 if __name__ == "__main__":

@@ -159,6 +159,14 @@ def test_the_measured_noise_stands_beside_what_was_removed(tmp_path: Path, monke
     np.testing.assert_allclose(image, (255 * deviation[0, 0] / 1.5).numpy(), atol=1)
 
 
+def test_the_provenance_says_how_many_neighbours_helped(tmp_path: Path) -> None:
+    scan = write_volume(tmp_path / "scan.nii", noisy_volume())
+    for count in (0, 2):
+        output = tmp_path / f"out{count}.nii"
+        write_report(*denoised(scan, output, method="iddp", neighbours=count), tmp_path / "out.html")
+        assert ("each denoised with 2 on either side" in Page(tmp_path / "out.html").text) == (count == 2)
+
+
 def test_a_scan_that_was_left_alone_has_a_report_without_empty_charts(tmp_path: Path) -> None:
     scan = write_volume(tmp_path / "scan.nii", np.full((20, 24, 2), 7, np.int16))
     write_report(*denoised(scan, tmp_path / "out.nii", method="median"), tmp_path / "out.html")
