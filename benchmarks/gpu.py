@@ -1,10 +1,12 @@
 """What a GPU gives, in one prepared run: the same picture as the CPU, the same bits twice, and how long it takes.
 
     python benchmarks/gpu.py --output gpu_run --budget 800      # on the GPU: what is worth most comes first
+    python benchmarks/gpu.py --output gpu_run --budget 800 --parts weights      # trains weights for correlated noise
     python benchmarks/gpu.py --publish gpu_run                  # later, anywhere
 
 Every figure is a line of ``measured.jsonl`` as soon as it is there. A second call measures what is not there yet, and
-what failed. ``--tiny`` rehearses all of it in seconds, without a GPU too.
+what failed. ``--tiny`` rehearses all of it in seconds, without a GPU too. The folder has the weights that were trained,
+and no file of more than 16 MB; checkpoints are beside it.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ from typing import Any, TypeVar
 import torch
 from cases import COLOUR, CROP_TABLES, SIGMAS, WIDE, make_case, method
 from publish import RESULTS, about, publish
+from table_phases import publish_lines
 from torch import Tensor
+from train_phases import OBJECTIVES, trained
 
 from monai_dnaprior.compare.table import markdown_table
 from monai_dnaprior.denoisers.dip import DeepImagePrior
@@ -66,6 +70,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data/images"), help="images of the table's crops")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true", help="small images and few steps, on the CPU if there is no GPU")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="only these, in their order")
+    parser.add_argument("--seconds", type=float, default=350, help="of each training (350)")
     parser.add_argument("--publish", type=Path, metavar="FOLDER", help="only write what was measured there to results/")
     options = parser.parse_args()
     if options.publish:
@@ -74,18 +80,18 @@ def main() -> None:
         if not options.tiny:
             raise SystemExit("gpu.py needs a CUDA device, and there is none; --tiny rehearses without.")
         options.device = "cpu"
-    run = Run(torch.device(options.device), options.data, options.tiny)
-    measure(run, options.output, time.monotonic() + options.budget)
+    run = Run(torch.device(options.device), options.data, options.tiny, options.output, options.seconds)
+    measure(run, options.output, time.monotonic() + options.budget, options.parts)
 
 
-def measure(run: Run, folder: Path, until: float) -> None:
+def measure(run: Run, folder: Path, until: float, parts: Sequence[str]) -> None:
     """Measure what is not in the folder yet, in order, until the time is over."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "measured.jsonl"
     done = {(line["part"], line["label"]) for line in read(folder) if "error" not in line}
     with path.open("a", encoding="utf-8") as file:
-        for part, tasks in PARTS.items():
-            for label, task in tasks(run):
+        for part in parts:
+            for label, task in PARTS[part](run):
                 if (part, label) in done:
                     continue
                 if time.monotonic() > until - LEAST_LEFT:
@@ -111,11 +117,13 @@ def read(folder: Path) -> list[Figures]:
 
 @dataclass(frozen=True)
 class Run:
-    """Where it is measured, on which data, and whether only for trial."""
+    """Where it is measured, on which data, and whether only for trial; the folder, and the seconds of a training."""
 
     device: torch.device
     data: Path
     tiny: bool
+    output: Path
+    seconds: float
 
     def options(self, name: str) -> Figures:
         """Of a method, which make a trial short."""
@@ -335,6 +343,19 @@ def train(run: Run) -> Iterator[Task]:
             yield label, lambda one_of=(features, units, batch, side, precision): one(*one_of)  # type: ignore[misc]
 
 
+def weights(run: Run) -> Iterator[Task]:
+    """Weights for correlated noise, and those of the same network with clean targets, as table_phases.py has them."""
+    checkpoints = run.output.with_name(f"{run.output.name}_checkpoints")
+    for objective in OBJECTIVES if (run.data.parent / "train").is_dir() else ():
+
+        def one(objective: str = objective) -> Figures:
+            folders = run.data.parent, run.output, checkpoints
+            lines = trained(objective, *folders, seconds=run.seconds, on=str(run.device), tiny=run.tiny)
+            return {"lines": lines}
+
+        yield objective, one
+
+
 PARTS: dict[str, Callable[[Run], Iterator[Task]]] = {
     "environment": environment,
     "check": check,
@@ -343,6 +364,7 @@ PARTS: dict[str, Callable[[Run], Iterator[Task]]] = {
     "reference": reference,
     "table": table,
     "train": train,
+    "weights": weights,
 }
 
 
@@ -364,6 +386,11 @@ def publish_folder(folder: Path) -> None:
     """Write what was measured in a folder to the results, which keep what was measured before."""
     lines = read(folder)
     parts = {part: [line for line in lines if line["part"] == part] for part in PARTS}
+    measured = [line for each in parts.pop("weights", []) if "error" not in each for line in each["lines"]]
+    if measured:
+        publish_lines(measured)
+    if not parts["environment"]:  # weights alone were asked for
+        return
     path = RESULTS / "gpu.json"
     before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
     environment = parts.pop("environment")[0]

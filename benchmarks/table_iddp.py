@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
-from ignite.handlers import EMAHandler
 from monai.data import DataLoader
 from monai.handlers import LrScheduleHandler
 from publish import RESULTS, publish
@@ -22,14 +22,15 @@ from monai_dnaprior.compare.cases import Case, load_cases
 from monai_dnaprior.compare.run import compare
 from monai_dnaprior.compare.table import markdown_table
 from monai_dnaprior.noise.models import add_noise
+from monai_dnaprior.training.budget import Budget, plateau_then_linear
 from monai_dnaprior.training.data import EpochSampler, NoisyCrops, clean_middle, held_back, load_images
 from monai_dnaprior.training.objectives import OBJECTIVES, create_objective
 from monai_dnaprior.training.trainer import (
     Checkpoints,
     DenoisingTrainer,
     TrainingLog,
+    WeightAverage,
     WeightsSaver,
-    plateau_then_linear,
 )
 from monai_dnaprior.training.unet import DenoisingUNet
 
@@ -37,6 +38,7 @@ NOISE = ["gaussian:0:50", "speckle:0:0.2", "poisson:5:50"]
 ROWS = ("gaussian:25:25", "gaussian:0:50", "speckle:0.1:0.1", "speckle:0:0.2", "poisson:30:30", "poisson:5:50")
 REAL = "fluorescence"
 SIDE = 128
+TRAINED = tuple(name for name in OBJECTIVES if name != "iddp-phases")  # which needs crops of its own
 UNTRAINED = ("bm3d", "dna-prior", "iddp-shipped")
 STEPS_AN_EPOCH = 100
 
@@ -45,7 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder with train and natural")
     parser.add_argument("--output", type=Path, default=Path("demo/table_iddp"), help="folder for weights and images")
-    parser.add_argument("--methods", default=",".join((*OBJECTIVES, *UNTRAINED)), help="columns, with commas")
+    parser.add_argument("--methods", default=",".join((*TRAINED, *UNTRAINED)), help="columns, with commas")
     parser.add_argument("--steps", type=int, default=6000, help="of every training")
     parser.add_argument("--every", type=int, default=2, help="measure on every n-th image")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
@@ -55,7 +57,7 @@ def main() -> None:
     cases = {row: make_cases([*unseen, *natural][:: options.every], row) for row in ROWS}
     cases[REAL] = real_cases(options.data / "pairs" / "fluorescence")
     for method in options.methods.split(","):
-        if method in OBJECTIVES:
+        if method in TRAINED:
             weights = options.output / f"{method}-{options.steps}" / "weights.safetensors"
             if not weights.exists():
                 train(method, training, weights.parent, steps=options.steps, device=options.device)
@@ -79,9 +81,10 @@ def train(name: str, images: list[Tensor], folder: Path, *, steps: int, device: 
     network = DenoisingUNet(heads=objective.heads).to(device)
     crops = NoisyCrops(images, noise=NOISE, needs=objective.needs, length=4 * STEPS_AN_EPOCH)
     optimizer = torch.optim.Adam(network.parameters(), 1e-3)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: plateau_then_linear(step, steps=steps))
-    averaging = EMAHandler(network, momentum=0.005)
-    averaged = cast(DenoisingUNet, averaging.ema_model)
+    budget = Budget(steps=steps)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(plateau_then_linear, budget=budget))
+    averaging = WeightAverage(network, share=0.005)
+    averaged = averaging.average
     handlers = [
         averaging,
         LrScheduleHandler(schedule, print_lr=False, epoch_level=False),  # type: ignore[arg-type]
@@ -96,6 +99,7 @@ def train(name: str, images: list[Tensor], folder: Path, *, steps: int, device: 
         network=network,
         optimizer=optimizer,
         objective=objective,
+        budget=budget,
         train_handlers=handlers,
     ).run()
 

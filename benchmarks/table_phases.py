@@ -28,12 +28,14 @@ from monai_dnaprior.compare.table import markdown_table
 from monai_dnaprior.files.reader import read_picture
 from monai_dnaprior.noise.intensity import intensity_range
 from monai_dnaprior.noise.metrics import psnr
-from monai_dnaprior.training.data import clean_middle
+from monai_dnaprior.training.data import clean_middle, load_images
 
 Denoise = Callable[[Tensor], Tensor]
 SIDE = 128
 FIELDS = 6  # of every kind of noise, each on every sixth image
 IMAGES = 6  # of every modality
+CONFIGS = Path(__file__).parents[1] / "bundles" / "iddp_denoise" / "configs"
+HELD_BACK = json.loads((CONFIGS / "train_correlated.json").read_text(encoding="utf-8"))["held_back"]
 NOISES = {
     "white15": "white, σ 15",
     "white25": "white, σ 25",
@@ -51,10 +53,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--log", type=Path, default=Path("demo/phases/train.jsonl"), help="that train_phases.py wrote")
     text = parser.parse_args().log.read_text(encoding="utf-8")
-    lines = [line for line in map(json.loads, text.splitlines()) if "stage" not in line]
-    (device,) = {line["device"] for line in lines if "began" in line}
-    (version,) = {line["torch"] for line in lines if "torch" in line}
-    data = {"machine": {"device": device}, "versions": {"torch": version}, "log": lines}
+    publish_lines(list(map(json.loads, text.splitlines())))
+
+
+def publish_lines(lines: list[dict[str, Any]]) -> None:
+    """Write what train_phases.py measured to the results, with device and versions of the training."""
+    (one, *_) = (line for line in lines if "trained" in line)
+    data = {"machine": {"device": one["device"]}, "versions": one["versions"], "log": lines}
     publish("iddp_phases", data, table(lines))
 
 
@@ -89,6 +94,15 @@ def spoken(line: Mapping[str, Any]) -> str:
     if line["validation"] == "real":
         return f"real, {line['pair']}"
     return f"{TABLES[line['validation']]}, σ {line['sigma']}"
+
+
+def held_images(folder: Path) -> dict[str, Tensor]:
+    """The images (H, W) that are never trained on, by modality and number."""
+    return {
+        f"{modality.name}/{number:03}": image[0]
+        for modality in sorted(path for path in folder.iterdir() if path.is_dir())
+        for number, image in enumerate(load_images(modality, only=HELD_BACK))
+    }
 
 
 def measure(

@@ -141,7 +141,9 @@ def test_the_page_about_gpus_goes_as_shown(
     nifti_path.rename(tmp_path / "scan.nii.gz")
     gpu, seen = importlib.import_module("gpu"), []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(gpu, "measure", lambda run, folder, until: seen.append(("measured", run.device.type, folder)))
+    monkeypatch.setattr(
+        gpu, "measure", lambda run, folder, until, parts: seen.append(("measured", run.device.type, folder))
+    )
     monkeypatch.setattr(gpu, "publish_folder", lambda folder: seen.append(("published", folder)))
     for line in "".join(blocks(page, "bash")).splitlines():
         program, *words = shlex.split(line)

@@ -30,6 +30,7 @@ from monai_dnaprior import IDDPDenoise, load_weights
 from monai_dnaprior.files.disk import hash_of
 from monai_dnaprior.fitting.devices import PRECISIONS
 from monai_dnaprior.noise.models import add_noise
+from monai_dnaprior.training.budget import Budget, plateau_then_linear
 from monai_dnaprior.training.data import EpochSampler, NoisyCrops, at_half_size, held_back, load_images, noisy_pairs
 from monai_dnaprior.training.objectives import Noise2Void, create_objective
 from monai_dnaprior.training.trainer import (
@@ -38,7 +39,6 @@ from monai_dnaprior.training.trainer import (
     TrainingLog,
     initial_network,
     latest_checkpoint,
-    plateau_then_linear,
 )
 from monai_dnaprior.training.unet import DenoisingUNet
 from monai_dnaprior.training.weights import SHIPPED
@@ -114,6 +114,16 @@ def test_images_of_pictures_scans_and_series_are_loaded_in_one_range(tmp_path: P
         load_images(tmp_path / "series" / "nothing")
 
 
+def test_images_are_left_out_or_taken_alone_by_the_beginnings_of_their_names(pictures: Path) -> None:
+    (everything, without, only), absent = (
+        [len(load_images(pictures, **options)) for options in ({}, {"without": ["0", "3"]}, {"only": ["0", "3"]})],
+        load_images(pictures, only=["no such"]),
+    )
+    assert (everything, without, only, absent) == (6, 4, 2, [])
+    with pytest.raises(ValueError, match="holds no picture"):
+        load_images(pictures, without=[""])
+
+
 def test_a_crop_is_drawn_by_its_number_alone(clean_slice: Tensor) -> None:
     crops = NoisyCrops([clean_slice[0]], noise=["gaussian:0:50"], needs="clean", side=32, length=4)
     later = NoisyCrops([clean_slice[0]], noise=["gaussian:0:50"], needs="clean", side=32, length=4)
@@ -185,7 +195,10 @@ def test_samplers_deal_out_every_number_once() -> None:
 
 
 def test_learning_rate_stays_and_falls_linearly() -> None:
-    rates = [plateau_then_linear(step, steps=2_000_000) for step in (0, 1_000_000, 1_500_000, 2_000_000)]
+    budget, rates = Budget(steps=2_000_000), []
+    for step in (0, 1_000_000, 1_500_000, 2_000_000):
+        budget.passed(step)
+        rates.append(plateau_then_linear(step, budget=budget))
     assert rates == [1, 1, 0.5, 0]
 
 

@@ -1,22 +1,29 @@
+from .budget import Budget, plateau_then_linear, warm_up_then_cosine
 from .data import EpochSampler, NoisyCrops, at_half_size, held_back, load_images, noisy_pairs
 from .objectives import create_objective
+from .pool import RecorruptedCrops
 from .trainer import (
     Checkpoints,
     DenoisingTrainer,
+    GradientLimit,
     TrainingLog,
+    WeightAverage,
     WeightsSaver,
     initial_network,
-    plateau_then_linear,
 )
 from .unet import DenoisingUNet
 
 __all__ = [
+    "Budget",
     "Checkpoints",
     "DenoisingTrainer",
     "DenoisingUNet",
     "EpochSampler",
+    "GradientLimit",
     "NoisyCrops",
+    "RecorruptedCrops",
     "TrainingLog",
+    "WeightAverage",
     "WeightsSaver",
     "at_half_size",
     "create_objective",
@@ -25,4 +32,5 @@ __all__ = [
     "load_images",
     "noisy_pairs",
     "plateau_then_linear",
+    "warm_up_then_cosine",
 ]

@@ -24,8 +24,17 @@ from ..progress import follow
 SEED_OF_NUMBER = 1_000_003  # a prime: the seeds of two trainings' crops do not follow each other
 
 
-def load_images(folder: PathLike, *, progress: bool = False) -> list[Tensor]:
+def load_images(
+    folder: PathLike, *, without: Sequence[str] = (), only: Sequence[str] | None = None, progress: bool = False
+) -> list[Tensor]:
     """Every slice of the pictures (PNG, TIFF, …), NIfTI files and DICOM series below a folder, in the order of names.
+
+    Args:
+        folder: see above.
+        without: beginnings of the names of files, or of folders of a series, that are left out, for instance those of
+            a scanner.
+        only: beginnings of those that are taken alone; there may be none then. None for all.
+        progress: show a bar.
 
     Returns:
         one-channel images (1, H, W), float32, each scan's or picture's 0.5th and 99.5th percentiles made 0 and 1 as the
@@ -42,7 +51,13 @@ def load_images(folder: PathLike, *, progress: bool = False) -> list[Tensor]:
         if name.lower().endswith(PICTURE_SUFFIXES)
     )
     images = []
-    for path in follow([*pictures, *all_scans(folder)], unit="image", name="read", shown=progress):
+    paths = [
+        path
+        for path in (*pictures, *all_scans(folder))
+        if not (name := os.path.basename(path)).startswith(tuple(without))
+        and (only is None or name.startswith(tuple(only)))
+    ]
+    for path in follow(paths, unit="image", name="read", shown=progress):
         if path in pictures:
             volume = torch.tensor(read_picture(path).mean(0, dtype=np.float64))[..., None]
         else:
@@ -50,7 +65,7 @@ def load_images(folder: PathLike, *, progress: bool = False) -> list[Tensor]:
         offset, span = intensity_range(volume)
         slices = torch.where(volume.isfinite(), (volume - offset) / span, 0).float().movedim(-1, 0)
         images += [image[None] for image in slices.contiguous() if image.min() < image.max()]
-    if not images:
+    if not images and only is None:
         raise ValueError(f"dataset_dir={str(folder)!r} holds no picture, NIfTI file or DICOM image series.")
     return images
 

@@ -1,4 +1,4 @@
-"""Which pixels of an image a network is shown, and which it is not: blind spots and subimages."""
+"""Which pixels of an image a network is shown, and which it is not: blind spots, subimages, windows."""
 
 from __future__ import annotations
 
@@ -65,3 +65,31 @@ def cross_average(image: Tensor) -> Tensor:
     kernel = image.new_tensor(CROSS)[None, None] / 6
     planes = pad(image.flatten(0, 1)[:, None], (1, 1, 1, 1), "replicate")
     return conv2d(planes, kernel).view_as(image)
+
+
+class Windows:
+    """Squares of images, turned and mirrored at random, by indices on the device: the host waits for nothing.
+
+    Args:
+        number: of the image that each square is cut from, (B,).
+        corner: the first row and column of each, (B, 2).
+        side: of a square.
+        generator: draws the orientations.
+
+    >>> windows = Windows(torch.tensor([1, 0]), torch.tensor([[0, 1], [2, 0]]), 3, torch.Generator().manual_seed(0))
+    >>> windows(torch.rand(2, 1, 8, 9)).shape
+    torch.Size([2, 1, 3, 3])
+    """
+
+    def __init__(self, number: Tensor, corner: Tensor, side: int, generator: torch.Generator) -> None:
+        places = torch.arange(side, device=corner.device)
+        flipped = torch.rand(len(corner), 3, 1, generator=generator, device=corner.device) < 0.5
+        rows, columns = (corner[:, i : i + 1] + torch.where(flipped[:, i], side - 1 - places, places) for i in (0, 1))
+        self.indices = number[:, None, None], rows[:, :, None], columns[:, None, :]
+        self.turned = flipped[:, 2:, None]
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Of (N, C, H, W) to (B, C, side, side), always the same places."""
+        number, rows, columns = self.indices
+        part = images[number, :, rows, columns].movedim(-1, 1)
+        return torch.where(self.turned, part.mT, part)

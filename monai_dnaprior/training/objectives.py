@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -11,10 +12,13 @@ from torch import Tensor
 
 from ..checks import check_not_negative, check_part, check_whole, is_number
 from ..noise.estimate import averaging_filter
-from .masking import blind, neighbour_pairs, neighbours, subimage
+from .masking import Windows, blind, neighbour_pairs, neighbours, subimage
 
 Network = Callable[[Tensor], Tensor]
 SHIFTS = 16  # of the prior and the re-noised image, along each axis
+OFFSETS = 17  # of the inner windows of both, with phases
+TAPER = 8  # pixels over which a residual falls to 0 at its borders
+FAINT, WEIGHT = 2 / 255, 0.05  # with phases the squares' weight is 0.05 over the noise level, of weak noise no more
 WINDOW = 7  # side of the windows in which CVF-SID takes mean and deviation
 
 
@@ -30,13 +34,14 @@ class Step(NamedTuple):
 class Objective:
     """What a training minimises over batches of images; a method adds its loss.
 
-    Call it with ``noisy`` (B, C, H, W), the ``network``, ``target`` (the same shape, or None where ``needs`` is
+    Call it with ``noisy`` (B, C, H, W), the ``network``, ``target`` (what it ``needs``, or None where that is
     ``"none"``), ``progress`` from 0 to 1 through the training, and the ``generator`` of its randomness on the device of
     the images. It returns a scalar. Squares are summed over an image's pixels, not averaged: with means over pixels
     gradients would be so small that Adam's epsilon drowns them.
 
     Attributes:
-        needs: the target: ``"none"``, a ``"second"`` image with other noise, or the ``"clean"`` image.
+        needs: the target: ``"none"``, a ``"second"`` image with other noise, the ``"clean"`` image, or
+            ``"recorrupted"``: a second image and the map of its noise's standard deviation, (B, 2 C, H, W).
         heads: how many images of C channels the network outputs for one.
     """
 
@@ -123,8 +128,7 @@ class IDDP(Objective):
         check_not_negative(fidelity_weight=self.fidelity_weight, regularity_weight=self.regularity_weight)
         if not isinstance(self.blur, int) or self.blur < 1 or self.blur % 2 == 0:
             raise ValueError(f"blur={self.blur} must be an odd number of pixels.")
-        if not (is_number(self.warm_up) and 0 <= self.warm_up <= 1):
-            raise ValueError(f"warm_up={self.warm_up} must lie in [0, 1]: a part of the training.")
+        check_warm_up(self.warm_up)
 
     def loss(self, noisy: Tensor, network: Network, step: Step) -> Tensor:
         estimate = network(noisy)
@@ -137,6 +141,62 @@ class IDDP(Objective):
         sides = [side for side in (-2, -1) if random_signs(fidelity, step.generator) > 0]
         renoised, prior = (image.roll(shift, (-2, -1)).flip(sides) for image in (renoised, prior))
         return self.fidelity_weight * fidelity + self.regularity_weight * sum_squares(network(renoised) - prior)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IDDPWithPhases(Objective):
+    r"""IDDP for correlated, uneven noise: the residual under random phases is noise of the same spectrum and map.
+
+    .. math:: \alpha \|F(y_+) - y_-\|_2^2 + \beta \|F(y_2) - \text{sg}(F(y_+))\|_2^2, \qquad
+              y_2 = \text{sg}(F(y_+)) + n_2, \qquad
+              n_2 = \sigma(p) \, F^{-1}[\, |F(n / \sigma(p))| \, e^{i \varphi} \,]
+
+    with :math:`n = y_+ - \text{sg}(F(y_+))`, antisymmetric phases :math:`\varphi` drawn anew each step, and two
+    recorrupted images :math:`y_+, y_-` whose noises are independent (``recorruption.py``): no blur is needed for the
+    first guide, which correlated noise survives, and the identity is no solution. Signs would make white noise of any
+    residual; of white noise both make noise of the same statistics. Squares are weighted by the inverse of the noise
+    level, else strong noise is all that is learnt.
+
+    Args:
+        fidelity_weight: :math:`\alpha`.
+        regularity_weight: :math:`\beta`.
+        warm_up: part of the training, at its beginning, on the fidelity alone.
+
+    Sources: Pang, Zheng, Quan, Ji, "Recorrupted-to-Recorrupted: unsupervised deep learning for image denoising", CVPR
+    2021, doi:10.1109/CVPR46437.2021.00208; Lin et al., see :class:`IDDP`. The phases are ours.
+
+    Departures: :math:`y_2` and its target are the same inner squares, turned and mirrored, at an offset of up to 16
+    pixels: the grid of the network's strides then lies elsewhere, see :class:`IDDP`, and there is no seam.
+    """
+
+    needs: ClassVar[str] = "recorrupted"
+
+    fidelity_weight: float = 1.0
+    regularity_weight: float = 1.0
+    warm_up: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_not_negative(fidelity_weight=self.fidelity_weight, regularity_weight=self.regularity_weight)
+        check_warm_up(self.warm_up)
+
+    def loss(self, noisy: Tensor, network: Network, step: Step) -> Tensor:
+        second, deviation = step.target.chunk(2, 1)
+        level = deviation.square().mean((1, 2, 3), keepdim=True).sqrt()
+        weight = (WEIGHT / (level + FAINT)).sqrt()
+        estimate = network(noisy)
+        fidelity = self.fidelity_weight * sum_squares(weight * (estimate - second))
+        if step.progress < self.warm_up:
+            return fidelity
+        with torch.no_grad():
+            prior = estimate.detach()
+            renoised = prior + random_phases(noisy - prior, deviation, step.generator)
+            side = min(noisy.shape[-2:])
+            offsets = min(OFFSETS, side // 4 + 1)
+            number = torch.arange(len(noisy), device=noisy.device)
+            corner = torch.randint(offsets, (len(noisy), 2), generator=step.generator, device=noisy.device)
+            inner = Windows(number, corner, side - offsets + 1, step.generator)
+            renoised, prior = inner(renoised), inner(prior)
+        return fidelity + self.regularity_weight * sum_squares(weight * (network(renoised) - prior))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -288,6 +348,7 @@ class CyclicVariateFunction(Objective):
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "iddp": IDDP,
+    "iddp-phases": IDDPWithPhases,
     "noise2void": Noise2Void,
     "neighbor2neighbor": Neighbor2Neighbor,
     "cvf-sid": CyclicVariateFunction,
@@ -321,6 +382,40 @@ def random_signs(like: Tensor, generator: torch.Generator) -> Tensor:
     """
     coins = torch.randint(2, like.shape, generator=generator, device=like.device)
     return (2 * coins - 1).to(like.dtype)
+
+
+def random_phases(residual: Tensor, deviation: Tensor, generator: torch.Generator) -> Tensor:
+    r"""A residual (B, C, H, W) with random phases: spectrum, map and mean are kept, all else is drawn anew.
+
+    .. math:: n_2 = \sigma(p) \, F^{-1}[\, |F(n / \sigma(p))| \, e^{i \varphi} \,]
+
+    >>> flat = torch.full((1, 1, 16, 16), 0.5)
+    >>> random_phases(flat, torch.ones_like(flat), torch.Generator().manual_seed(0)).unique()
+    tensor([0.5000])
+    """
+    even = residual / deviation
+    mean = even.mean((-2, -1), keepdim=True)
+    spectrum = torch.fft.fft2((even - mean) * taper(even))
+    white = torch.randn(even.shape, generator=generator, device=even.device)
+    phases = torch.fft.fft2(white)  # antisymmetric, as those of any real image
+    turned = torch.fft.ifft2(spectrum.abs() * phases / phases.abs().clamp(min=1e-12)).real
+    return (turned - turned.mean((-2, -1), keepdim=True) + mean) * deviation
+
+
+def taper(image: Tensor) -> Tensor:
+    """1 inside, falling to 0 at the borders, of mean square 1: else a cut's jump leaks into empty frequencies."""
+    edges = []
+    for size in image.shape[-2:]:
+        places = torch.arange(size, device=image.device) + 0.5
+        edge = (torch.minimum(places, size - places) / TAPER).clamp(max=1)
+        edges.append((edge * math.pi / 2).sin().square())
+    whole = edges[0][:, None] * edges[1]
+    return whole / whole.square().mean().sqrt()
+
+
+def check_warm_up(part: float) -> None:
+    if not (is_number(part) and 0 <= part <= 1):
+        raise ValueError(f"warm_up={part} must lie in [0, 1]: a part of the training.")
 
 
 def least_deviation(noisy: Tensor) -> Tensor:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import csv
+import math
 import os
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,18 @@ from monai.handlers import CheckpointLoader, CheckpointSaver
 from monai.utils import CommonKeys
 from torch import Tensor, nn
 
+from .. import __version__
+from ..checks import check_part, check_positive
 from ..fitting.devices import check_precision, convolving
 from ..noise.metrics import psnr
+from .budget import Budget
 from .data import SEED_OF_NUMBER
 from .objectives import Objective
 from .unet import DenoisingUNet
 from .weights import TrainedNetwork, load_weights, save_weights
 
 MOST_ROWS = 4  # of the picture
+FOLLOWED = 0.02  # share of a step's gradient in the running mean of their norms
 
 
 class DenoisingTrainer(SupervisedTrainer):
@@ -39,6 +44,8 @@ class DenoisingTrainer(SupervisedTrainer):
         objective: what is minimised.
         seed: of the objective's randomness. The global random state is neither read nor changed.
         precision: of the convolutions, ``"float32"`` or ``"bfloat16"``; weights and losses stay float32.
+        budget: says what part of the training lies behind, and ends it; that of the epochs if there is none.
+        gradient_limit: what is done about gradients that are too large, if anything.
         others: see ``monai.engines.SupervisedTrainer``.
     """
 
@@ -49,11 +56,21 @@ class DenoisingTrainer(SupervisedTrainer):
         objective: Objective,
         seed: int = 0,
         precision: str = "float32",
+        budget: Budget | None = None,
+        gradient_limit: GradientLimit | None = None,
+        train_handlers: Sequence[Any] = (),
         **others: Any,
     ) -> None:
         check_precision(precision)
-        super().__init__(device=torch.device(device), loss_function=objective, decollate=False, **others)
-        self.seed, self.precision = seed, precision
+        self.budget = budget or Budget(steps=others["max_epochs"] * len(others["train_data_loader"]))
+        super().__init__(
+            device=torch.device(device),
+            loss_function=objective,
+            decollate=False,
+            train_handlers=[self.budget, *train_handlers],  # first: others ask it
+            **others,
+        )
+        self.seed, self.precision, self.gradient_limit = seed, precision, gradient_limit
 
     def apply_network(self, images: Tensor) -> Tensor:
         """What the network makes of images."""
@@ -71,10 +88,12 @@ class DenoisingTrainer(SupervisedTrainer):
             noisy,
             self.apply_network,
             target=target,
-            progress=step / (engine.state.max_epochs * engine.state.epoch_length),
+            progress=self.budget.now,
             generator=generator,
         )
         loss.backward()
+        if self.gradient_limit is not None:
+            self.gradient_limit(self.network.parameters())
         self.optimizer.step()
         return {CommonKeys.LOSS: loss.detach()}
 
@@ -105,17 +124,67 @@ def initial_network(
     return network.train().requires_grad_(True)
 
 
-def plateau_then_linear(step: int, *, steps: int, plateau: float = 0.5) -> float:
-    """What the learning rate is multiplied with: 1 for the first part of all steps, then falling linearly to 0.
+class GradientLimit(nn.Module):
+    """Scale gradients down whose norm is more than so many times its running mean; NaN and infinity become 0.
 
-    >>> [plateau_then_linear(step, steps=100) for step in (0, 50, 75, 100)]
-    [1.0, 1.0, 0.5, 0.0]
+    >>> limit, weight = GradientLimit(), nn.Parameter(torch.zeros(1))
+    >>> for gradient in (1.0, 1.0, 100.0):
+    ...     weight.grad = torch.full((1,), gradient)
+    ...     limit([weight])
+    >>> weight.grad
+    tensor([2.])
     """
-    return float(min(1.0, max(0.0, (1 - step / steps) / (1 - plateau))))
+
+    norm: Tensor
+
+    def __init__(self, *, times: float = 2.0) -> None:
+        super().__init__()
+        check_positive(times=times)
+        self.times = times
+        self.register_buffer("norm", torch.tensor(math.inf))
+
+    @torch.no_grad()
+    def forward(self, parameters: Iterable[nn.Parameter]) -> None:
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        for gradient in gradients:
+            gradient.nan_to_num_(0, 0, 0)
+        norm = torch.stack([gradient.norm() for gradient in gradients]).norm()
+        mean = self.norm.to(norm.device)
+        limit = self.times * mean
+        factor = (limit / norm.clamp(min=torch.finfo(norm.dtype).tiny)).clamp(max=1)
+        for gradient in gradients:
+            gradient.mul_(factor)
+        self.norm = torch.where(mean.isfinite(), mean.lerp(torch.minimum(norm, limit), FOLLOWED), norm)
+
+
+class WeightAverage:
+    """A MONAI handler that averages a network's weights over the last steps, at first over all of them.
+
+    Args:
+        network: whose weights.
+        share: of a step's weights in the average, once there have been enough steps.
+
+    Attributes:
+        average: the network with averaged weights.
+    """
+
+    def __init__(self, network: DenoisingUNet, *, share: float = 0.002) -> None:
+        check_part(share=share)
+        self.network, self.share = network, share
+        self.average = copy.deepcopy(network).eval().requires_grad_(False)
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.follow)
+
+    @torch.no_grad()
+    def follow(self, engine: Any) -> None:
+        share = max(self.share, 1 / engine.state.iteration)
+        for weight, average in zip(self.network.parameters(), self.average.parameters(), strict=True):
+            average.lerp_(weight, share)
 
 
 class TrainingLog:
-    """A MONAI handler that writes, after every epoch, a line of ``log.csv`` and, with pairs to look at, a picture.
+    """A MONAI handler that writes, after every epoch and at the end, a line of ``log.csv`` and, with pairs, a picture.
 
     Args:
         folder: where ``log.csv`` and ``validation.png`` go; a training that goes on adds to the log.
@@ -124,7 +193,7 @@ class TrainingLog:
         pairs: noisy and clean images (1, C, H, W): their mean PSNR goes into the log, the first four into the picture.
     """
 
-    COLUMNS = ("epoch", "step", "learning_rate", "loss", "psnr")
+    COLUMNS = ("epoch", "step", "seconds", "learning_rate", "loss", "psnr")
 
     def __init__(
         self,
@@ -135,16 +204,20 @@ class TrainingLog:
         pairs: Sequence[tuple[Tensor, Tensor]] = (),
     ) -> None:
         self.folder, self.network, self.objective, self.pairs = Path(folder), network, objective, pairs
-        self.losses: list[float] = []
+        self.losses: list[Tensor] = []
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.collect)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.write)
+        engine.add_event_handler(Events.COMPLETED, self.write)
 
     def collect(self, engine: Any) -> None:
-        self.losses.append(engine.state.output[CommonKeys.LOSS].item())
+        self.losses.append(engine.state.output[CommonKeys.LOSS])  # not looked at: a GPU would be waited for
 
     def write(self, engine: Any) -> None:
+        """A line and a picture, unless there was no step since the last."""
+        if not self.losses:
+            return
         denoised = self.denoise_pairs(engine.state.device)
         qualities = [psnr(image, clean) for image, (_, clean) in zip(denoised, self.pairs, strict=True)]
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -154,9 +227,10 @@ class TrainingLog:
             writer = csv.writer(file)
             if fresh:
                 writer.writerow(self.COLUMNS)
-            rate, loss = engine.optimizer.param_groups[0]["lr"], sum(self.losses) / len(self.losses)
+            rate, loss = engine.optimizer.param_groups[0]["lr"], torch.stack(self.losses).mean().item()
             quality = f"{sum(qualities) / len(qualities):.3f}" if qualities else ""
-            writer.writerow([engine.state.epoch, engine.state.iteration, f"{rate:.3g}", f"{loss:.5g}", quality])
+            done = [engine.state.epoch, engine.state.iteration, f"{engine.budget.elapsed:.1f}"]
+            writer.writerow([*done, f"{rate:.3g}", f"{loss:.5g}", quality])
         self.losses.clear()
         if denoised:
             self.draw(denoised)
@@ -191,7 +265,7 @@ class WeightsSaver:
         path: of the file.
         network: whose weights are kept, for instance the averaged ones.
         objective: what it was trained for.
-        training: what the file says of the training; the number of steps is added.
+        training: what the file says of the training; steps, seconds, device and versions are added.
     """
 
     def __init__(
@@ -205,7 +279,14 @@ class WeightsSaver:
 
     def write(self, engine: Any) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        save_weights(self.path, self.trained({**self.training, "steps": engine.state.iteration}))
+        device = engine.state.device
+        done = {
+            "steps": engine.state.iteration,
+            "seconds": round(engine.budget.elapsed, 3),
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+            "versions": {"monai-dnaprior": __version__, "torch": torch.__version__},
+        }
+        save_weights(self.path, self.trained({**self.training, **done}))
 
 
 class Checkpoints:
