@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from monai_dnaprior import IDDPDenoise, IDDPDenoised, load_weights, save_weights
-from monai_dnaprior.denoisers.trained import Trained, limit_removal
+from monai_dnaprior.denoisers.trained import Trained, join, limit_removal
 from monai_dnaprior.files.disk import hash_of
 from monai_dnaprior.noise.metrics import psnr
 from monai_dnaprior.noise.model import NoiseModel
@@ -247,8 +247,31 @@ def test_correlated_noise_has_a_network_of_its_own(clean_slice: Tensor) -> None:
     assert not torch.equal(result.image, Trained(correlated_weights=SHIPPED)(noisy).image)
 
 
-def test_white_noise_never_meets_the_network_for_correlated_noise(noisy_slice: Tensor) -> None:
-    assert torch.equal(Trained()(noisy_slice).image, Trained(correlated_weights=SHIPPED)(noisy_slice).image)
+def test_of_white_noise_both_networks_make_more_than_the_first(noisy_slice: Tensor, clean_slice: Tensor) -> None:
+    both, white = (
+        psnr(Trained(**options)(noisy_slice).image, clean_slice)
+        for options in ({"correlated_weights": None}, {"weights": SHIPPED})
+    )
+    assert both > white + 0.1
+    named = {"weights": SHIPPED, "correlated_weights": SHIPPED_CORRELATED}
+    assert torch.equal(Trained(**named)(noisy_slice).image, Trained()(noisy_slice).image)
+
+
+def test_weights_of_ones_own_stand_alone(weights: Path, noisy_slice: Tensor) -> None:
+    alone = Trained(weights=str(weights), limited=False)(noisy_slice).image
+    torch.testing.assert_close(alone, load_weights(weights).network(noisy_slice))
+
+
+def test_a_second_network_counts_the_more_the_stronger_the_noise_but_not_where_it_is_far_off() -> None:
+    first = torch.zeros(1, 3, 20, 20)
+    second = torch.full_like(first, 0.001)
+    for sigma, share in ((5, 0.1), (25, 0.5), (50, 0.6), (100, 0.6)):
+        torch.testing.assert_close(join(first, second, sigma / 255), share * second)
+    second[..., 10:] = 0.1  # as strong as the noise
+    joined = join(first, second, 0.1)
+    assert joined[..., 15:].max() < 0.002 * 0.1
+    torch.testing.assert_close(joined[..., :5], 25.5 / 50 * second[..., :5])
+    assert torch.equal(join(first, second, 0.0), first)
 
 
 def test_no_more_is_removed_in_all_than_a_few_times_the_noise(weights: Path) -> None:
