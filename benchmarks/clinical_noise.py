@@ -27,6 +27,7 @@ from skimage.io import imread
 from skimage.transform import iradon
 
 from monai_dnaprior.compare.table import markdown_table
+from monai_dnaprior.denoisers.dnaprior import PRESETS
 from monai_dnaprior.denoisers.registry import create_denoiser
 from monai_dnaprior.noise.intensity import intensity_range
 from monai_dnaprior.noise.model import NoiseModel
@@ -38,7 +39,7 @@ IMAGES: dict[str, Crops] = {
     "development": {name: CROPS[name] for name in MODALITIES},
     "held-out": {name: HELD_OUT[name] for name in MODALITIES},
 }
-METHODS = "noisy tv nl-means bm3d bm3d-measured bm3d-true fast default best iddp".split()
+METHODS = "noisy tv nl-means bm3d bm3d-measured bm3d-true instant fast default best iddp".split()
 SEEDS = {"development": 7, "held-out": 11}
 REALISATIONS = 32  # of noise, from which its true spectrum is known
 KEPT = 0.6  # of the frequencies along each axis, in zero-filled images
@@ -213,9 +214,8 @@ def denoised(method: str, pair: Pair) -> np.ndarray | None:
         deviation = 1.0 if model.deviation is None else model.deviation[0, 0].double().numpy()
         power = model.sigma**2 * model.spectrum(*pair.noisy.shape).numpy()
         return deviation * bm3d_of_spectrum(pair.noisy / deviation, power)
-    if method in ("fast", "default", "best"):
-        options = {} if method == "default" else {"preset": method}
-        return create_denoiser("dna-prior", **options)(noisy).image[0, 0].double().numpy()
+    if method in PRESETS:
+        return create_denoiser("dna-prior", preset=method)(noisy).image[0, 0].double().numpy()
     return create_denoiser(method)(noisy).image[0, 0].double().numpy()
 
 

@@ -28,10 +28,11 @@ from skimage.io import imread
 from skimage.measure import block_reduce
 
 from monai_dnaprior.compare.table import markdown_table
+from monai_dnaprior.denoisers.dnaprior import PRESETS
 from monai_dnaprior.denoisers.registry import create_denoiser
 from monai_dnaprior.noise.metrics import correlation
 
-METHODS = ("fast", "default", "iddp", "bm3d-true", "nl-means")
+METHODS = ("instant", "fast", "default", "iddp", "bm3d-true", "nl-means")
 KINDS = ("fbp-hann", "zero-filled", "gaussian")
 SIGMAS = (8, 15, 30)
 DIAMETERS = (4, 8, 12, 20)
@@ -55,7 +56,7 @@ TEXTURES = {  # image, corner of the crop, and in the crop the row, column and s
 }
 TEXTURE_SIGMAS = (15,)
 BANDS = ((1 / 32, 1 / 8), (1 / 8, 1 / 4), (1 / 4, 1 / 2))  # of frequency, in cycles a pixel
-PICTURE_METHODS = ("fast", "default", "iddp", "nl-means")
+PICTURE_METHODS = ("instant", "fast", "default", "iddp", "nl-means")
 GRAIN, GRAIN_WIDTH = 4 / 255, 0.6  # deviation where an image is brightest, and pixels by which the grain is blurred
 DETAIL = 2.0  # pixels of the blur that leaves no detail
 
@@ -209,10 +210,8 @@ def with_grain(image: np.ndarray) -> np.ndarray:
 
 def removal(image: np.ndarray, clean: np.ndarray, method: str) -> Row:
     """What a method removes from a picture (C, H, W): its size, and how much of the picture's detail is in it."""
-    options = {"preset": "fast"} if method == "fast" else {}
-    name = "dna-prior" if method in ("fast", "default") else method
     noisy = torch.from_numpy(image).float()[None]
-    result = create_denoiser(name, **options)(noisy)
+    result = (create_denoiser("dna-prior", preset=method) if method in PRESETS else create_denoiser(method))(noisy)
     removed = (noisy - result.image)[0].double()
     detail = torch.from_numpy(clean - gaussian_filter(clean, (0, DETAIL, DETAIL)))
     grain = torch.from_numpy(image - clean)

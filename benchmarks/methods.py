@@ -37,7 +37,7 @@ TIMED: dict[str, tuple[str, dict[str, Any]]] = {
     "iddp:refinements=2": ("iddp", {"refinements": 2}),
     **{name: (name, {}) for name in DENOISERS if name not in ("dna-prior", "iddp")},
 }
-IN_README = ("median", "nl-means", "iddp", "iddp:refinements=2", "dna-prior:fast", "dna-prior", "dna-prior:best")
+IN_README = "median nl-means iddp iddp:refinements=2 dna-prior:instant dna-prior:fast dna-prior dna-prior:best".split()
 ON_GPU = {"iddp": "iddp", "iddp:refinements=2": "iddp refined", "dna-prior:fast": "fast", "dna-prior": "default"}
 UNITS = (("days", 86400), ("h", 3600), ("min", 60), ("s", 1))
 SPEEDS = (("under a second", 1), ("seconds", 60), ("minutes", 3600), ("hours", float("inf")))

@@ -66,7 +66,7 @@ def add_scan_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("input", type=Path, metavar="INPUT", help=formats)
     parser.add_argument("output", type=Path, metavar="OUTPUT", help="file or folder of the same kind")
     parser.add_argument("--method", default="dna-prior", help="name of a denoiser (dna-prior)")
-    parser.add_argument("--preset", help="of dna-prior: fast, default, best or paper")
+    parser.add_argument("--preset", help="of dna-prior: instant, fast, default, best or paper")
     parser.add_argument("--steps", type=int, help="at most this many steps a fit")
     parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="of the method; repeatable")
     parser.add_argument("--seed", type=int, default=0, help="same seed and device, same bits (0)")

@@ -70,7 +70,7 @@ def test_run_on_nifti_equals_the_transform_bit_for_bit(nifti_path: Path, tmp_pat
 
 @pytest.mark.parametrize(
     ("overrides", "reason"),
-    [(["--preset", "quick"], "preset='quick' is unknown; choose one of default, fast, best, paper."),
+    [(["--preset", "quick"], "preset='quick' is unknown; choose one of default, fast, instant, best, paper."),
      (["--slice_dim", "7"], "slice_dim=7 is no spatial axis"), (["--device", "mps"], "device='mps' is not supported"),
      ([], "holds no NIfTI file and no DICOM image series.")],
     ids=["denoiser", "inferer", "device", "folder"],

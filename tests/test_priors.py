@@ -334,7 +334,7 @@ def test_stopping_rules_run(stopping: str, noisy_slice: Tensor) -> None:
         ({"width": 0}, "width=0 must be a whole number, at least 1"),
         ({"padding": "wrap"}, "padding='wrap' is unknown"),
         ({"precision": "half"}, "precision='half' is unknown; choose one of float32, bfloat16"),
-        ({"preset": "papers"}, "preset='papers' is unknown; choose one of default, fast, best, paper"),
+        ({"preset": "papers"}, "preset='papers' is unknown; choose one of default, fast, instant, best, paper"),
     ],
 )
 def test_bad_parameters_name_themselves(options: dict[str, Any], message: str) -> None:

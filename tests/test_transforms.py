@@ -397,7 +397,7 @@ def test_a_missing_gpu_is_said_in_one_line() -> None:
     ("options", "message"),
     [
         ({"steps": -5}, "steps=-5 must be a whole number, at least 1"),
-        ({"preset": "fastest"}, "preset='fastest' is unknown; choose one of default, fast, best, paper"),
+        ({"preset": "fastest"}, "preset='fastest' is unknown; choose one of default, fast, instant, best, paper"),
         ({"tv_weight": -1.0}, "tv_weight=-1.0 must be a finite number, 0 or more"),
         ({"slice_dim": 3}, "slice_dim=3 is no spatial axis; choose one of -3 to 2"),
         ({"batch_size": 0}, "batch_size=0 must be a whole number, at least 1"),

@@ -17,6 +17,7 @@ from ..fitting.losses import penalised_fidelity, whiten
 from ..fitting.networks import ShiftedNoise
 from ..fitting.stopping import StoppingRule
 from ..noise.estimate import varying_pixels
+from .low_rank import estimate_low_rank
 from .nonlocal_bayes import refine
 from .per_image import NoisyImage, PerImageFit, fit_tiles
 from .skip_prior import SkipNetOptions
@@ -25,9 +26,11 @@ TV_WEIGHT_PER_SIGMA = 0.3
 LARGE = 128  # side of an image that takes all the least steps; a smaller one takes up noise sooner
 FLOOR = 0.02  # of the mean of a noise's spectrum, which is added to it where one divides by it
 SMALLEST = 64  # side of an image that is still fitted when shrunk
+GUIDES = ("both", "fit", "low-rank")
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "fast": {"steps": 70, "enough_steps": 70, "refinements": 2},
+    "instant": {"guide": "low-rank"},
     "best": {"steps": 1500, "shrink": (1, 2), "restarts": 4},
     "paper": {
         "steps": 3000,
@@ -37,6 +40,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "stabilise": False,
         "shrink": 1,
         "refinements": 0,
+        "guide": "fit",
         "stopping": "steps",
         "clean_sigma": 0.0,
         "input_noise": 1 / 30,
@@ -71,6 +75,9 @@ class DNAPrior(SkipNetOptions, PerImageFit):
             smaller it is. Several, as (1, 2), take turns over the restarts.
         refinements: rounds of a non-local filter, :func:`~monai_dnaprior.denoisers.nonlocal_bayes.refine`, which the
             fitted image guides, at its size and full size.
+        guide: what guides that filter first: ``"fit"``; ``"low-rank"``, in the time that the noise takes to measure, an
+            estimate without a network, :func:`~monai_dnaprior.denoisers.low_rank.estimate_low_rank`; or ``"both"``,
+            their mean where noise is correlated and the image is shrunk, else the fit.
         others: see :class:`~monai_dnaprior.denoisers.skip_prior.SkipNetOptions` and
             :class:`~monai_dnaprior.denoisers.per_image.PerImageFit`.
 
@@ -100,6 +107,7 @@ class DNAPrior(SkipNetOptions, PerImageFit):
     stabilise: bool = True
     shrink: int | Sequence[int] = 2
     refinements: int = 3
+    guide: str = "both"
     input_noise: float | None = None
     stopping: str | Callable[[], StoppingRule] = "discrepancy"
     clean_sigma: float = 1 / 255
@@ -117,14 +125,19 @@ class DNAPrior(SkipNetOptions, PerImageFit):
         for shrink in self.shrinks:
             check_whole(1, shrink=shrink)
         check_whole(0, refinements=self.refinements)
+        if self.guide not in GUIDES:
+            raise ValueError(f"guide={self.guide!r} is unknown; choose one of {', '.join(GUIDES)}.")
+        if self.guide == "low-rank" and self.restarts > 1:
+            raise ValueError(f"restarts={self.restarts} are for a fit; leave it out, or take another guide.")
 
     @classmethod
     def from_preset(cls, preset: str = "default", **options: Any) -> DNAPrior:
         """A preset's configuration, with the fields that are given, and not None, in place of its own.
 
         Args:
-            preset: ``"default"``, ``"fast"`` (half the time), ``"best"`` (several times slower), or ``"paper"`` for the
-                published weights, network and 3,000 steps; what is given besides takes the place of its own.
+            preset: ``"default"``, ``"fast"`` (half the time), ``"instant"`` (a fifth, no network), ``"best"`` (several
+                times slower), or ``"paper"`` for the published weights, network and 3,000 steps; what is given besides
+                takes the place of its own.
         """
         if preset not in PRESETS:
             raise ValueError(f"preset={preset!r} is unknown; choose one of {', '.join(PRESETS)}.")
@@ -147,10 +160,19 @@ class DNAPrior(SkipNetOptions, PerImageFit):
         def guide(tile: NoisyImage, network: nn.Module) -> Procedure[FitResult]:
             factor = self.factor(tile, restart)
             small = shrink(tile, factor)
-            result = yield from self.fit_small(small, network, seed, factor)
+            result = yield from self.first_guide(small, network, seed, factor)
             return result if factor == 1 else enlarge(self.refine_fit(small, result), factor, tile)
 
         return self.refine_fit(image, (yield from fit_tiles(guide, image, network, self.tile)))
+
+    def first_guide(self, image: NoisyImage, network: nn.Module, seed: int, factor: int) -> Procedure[FitResult]:
+        """The fit of an image, an estimate without a network, or their mean."""
+        if self.guide == "low-rank":
+            return FitResult(estimate_low_rank(image.pixels, image.noise), 0, "filter", ())
+        result = yield from self.fit_small(image, network, seed, factor)
+        if self.guide == "fit" or image.noise.is_white or factor == 1 or result.failed:
+            return result
+        return replace(result, image=(result.image + estimate_low_rank(image.pixels, image.noise)) / 2)
 
     def fit_small(self, image: NoisyImage, network: nn.Module, seed: int, factor: int) -> Procedure[FitResult]:
         """The fit of an image that was shrunk, or is too small for that and takes fewer least steps.
@@ -185,7 +207,9 @@ class DNAPrior(SkipNetOptions, PerImageFit):
             return self.tv_weight
         return TV_WEIGHT_PER_SIGMA * image.noise.sigma * signal_share(image.pixels, image.noise.sigma)
 
-    def used_tv_weight(self, image: NoisyImage, restart: int) -> float:
+    def used_tv_weight(self, image: NoisyImage, restart: int) -> float | None:
+        if self.guide == "low-rank":
+            return None
         return self.balanced_tv_weight(shrink(image, self.factor(image, restart)))
 
 

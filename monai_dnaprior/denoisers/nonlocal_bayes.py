@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -21,6 +22,8 @@ SINGULAR = 2e-3  # of the largest eigenvalue of the noise's covariance is the le
 LEAST = 1e-6  # noise in a group, as a part of its energy: with less the system is singular in single precision
 FAR = 1e18  # from the image is what lies around it, unlike any block
 SHARE = 0.85  # of the noise's variance that is filtered: a group's covariance in the estimate is a little too small
+
+Rule = Callable[[Tensor, Tensor, float], Tensor]  # what becomes of noisy blocks, by an estimate of them and sigma
 
 
 @dataclass(frozen=True)
@@ -92,19 +95,31 @@ def refine(noisy: Tensor, estimate: Tensor, noise: NoiseModel, *, rounds: int = 
     >>> bool((refined - clean).square().mean() < 0.05 * (noisy - clean).square().mean())
     True
     """
-    if rounds and noise.deviation is not None:
-        deviation, even = noise.deviation, replace(noise, deviation=None)
-        return deviation * refine(noisy / deviation, estimate / deviation, even, rounds=rounds, middle=middle)
-    basis = cosines(noisy.shape[1]).to(noisy)
-    planes, guides = (torch.einsum("kc,bchw->bkhw", basis, images) for images in (noisy, estimate))
-    for left in reversed(range(rounds)):
-        guides = one_round(planes, guides, noise, middle, left)
     wanted = slice(middle, middle + 1)
-    return torch.einsum("kc,bkhw->bchw", basis, guides[wanted]) if rounds else estimate[wanted]
+
+    def filter_rounds(planes: Tensor, guides: Tensor, even: NoiseModel) -> Tensor:
+        for left in reversed(range(rounds)):
+            guides = one_round(planes, guides, even, middle, left)
+        return guides[wanted]
+
+    return in_planes(filter_rounds, noise, noisy, estimate) if rounds else estimate[wanted]
 
 
-def one_round(noisy: Tensor, estimate: Tensor, noise: NoiseModel, middle: int, left: int) -> Tensor:
+def in_planes(filter_planes: Callable[..., Tensor], noise: NoiseModel, *images: Tensor) -> Tensor:
+    """What a filter makes of images (B, C, H, W) in an orthonormal basis of their channels, their noise equalised."""
+    basis = cosines(images[0].shape[1]).to(images[0])
+    if noise.deviation is not None:
+        images = tuple(image / noise.deviation for image in images)
+    planes = (torch.einsum("kc,bchw->bkhw", basis, image) for image in images)
+    filtered = torch.einsum("kc,bkhw->bchw", basis, filter_planes(*planes, replace(noise, deviation=None)))
+    return filtered if noise.deviation is None else noise.deviation * filtered
+
+
+def one_round(
+    noisy: Tensor, estimate: Tensor, noise: NoiseModel, middle: int, left: int, rule: Rule | None = None
+) -> Tensor:
     """Filter groups about the blocks in the midst of which a slice lies, and average; what no block covers stays."""
+    rule = rule or shrink_as_estimated
     slices, channels, height, width = noisy.shape
     blocks = Blocks.within(slices, height, width, left=left)
     depth, side = blocks.depth, blocks.side
@@ -116,7 +131,9 @@ def one_round(noisy: Tensor, estimate: Tensor, noise: NoiseModel, middle: int, l
         band = slice(max(0, int(rows[0]) - blocks.reach), min(height, int(rows[-1]) + blocks.reach + side))
         seen, guides = noisy[..., band, :], estimate[..., band, :]
         groups = similar_blocks(guides, blocks, start, rows - band.start, columns)
-        sums = [filter_groups(seen[:, k], guides[:, k], groups, blocks, noise.sigma, colours) for k in range(channels)]
+        sums = [
+            filter_groups(seen[:, k], guides[:, k], groups, blocks, noise.sigma, colours, rule) for k in range(channels)
+        ]
         return band, torch.stack(sums, 1), cover(groups, blocks, seen.shape)
 
     total, weight = torch.zeros_like(noisy), torch.zeros_like(noisy[:, :1])
@@ -206,36 +223,40 @@ class Colours:
 
 
 def filter_groups(
-    noisy: Tensor, estimate: Tensor, groups: Tensor, blocks: Blocks, sigma: float, colours: Colours | None
+    noisy: Tensor, estimate: Tensor, groups: Tensor, blocks: Blocks, sigma: float, colours: Colours | None, rule: Rule
 ) -> Tensor:
-    r"""The sum over the filtered blocks of all groups, at every pixel of one channel (slices, H, W).
-
-    With the spread S of a group's n blocks, :math:`C = S^T S / (n - 1)`, and the filter of :func:`refine` is
-    :math:`\hat x = \mu + S^T (S S^T + (n - 1) v I)^{-1} S (y - \mu)`: a smaller system, whose Cholesky factor L makes
-    it :math:`\mu + W W^T (y - \mu)` with :math:`W L^T = S^T`.
-    """
+    """The sum over the filtered blocks of all groups, at every pixel of one channel (slices, H, W)."""
     contents, guides = (blocks_of(images, blocks, colours) for images in (noisy, estimate))
-    similar, size = groups.shape[1], contents.shape[1]
-    noise = SHARE * sigma**2 * max(1, similar - 1)
+    size = contents.shape[1]
     sums = torch.zeros_like(contents)
     for group in groups.split(CHUNK if in_small_steps(noisy.device) else len(groups)):
-        guide, content = (
-            values.index_select(0, group.flatten()).view(*group.shape, size) for values in (guides, contents)
+        content, guide = (
+            values.index_select(0, group.flatten()).view(*group.shape, size) for values in (contents, guides)
         )
-        mean = guide.mean(1, keepdim=True)
-        spread = guide.sub_(mean)
-        products = spread @ spread.mT
-        diagonal = products.diagonal(dim1=-2, dim2=-1)
-        diagonal += (LEAST * diagonal.amax(-1, keepdim=True)).clamp(min=noise)
-        factor = torch.linalg.cholesky(products)
-        whitened = torch.linalg.solve_triangular(factor.mT, spread.mT, upper=True, left=False)  # copies nothing so
-        kept = content.sub_(mean) @ whitened @ whitened.mT
-        sums.index_put_((group.flatten(),), kept.add_(mean).flatten(0, 1), accumulate=True)
+        sums.index_put_((group.flatten(),), rule(content, guide, sigma).flatten(0, 1), accumulate=True)
     sums = sums.view(-1, blocks.depth, blocks.side**2)
     if colours is not None:
         sums = sums @ colours.colour.mT
     rows, columns = (length - blocks.side + 1 for length in noisy.shape[-2:])
     return overlap(sums.view(-1, rows, columns, blocks.depth, blocks.side, blocks.side))
+
+
+def shrink_as_estimated(noisy: Tensor, guide: Tensor, sigma: float) -> Tensor:
+    r"""The filter of :func:`refine` on groups (groups, similar, values), whose noise is white.
+
+    With the spread S of a group's n blocks in the estimate, :math:`C = S^T S / (n - 1)`, and it is
+    :math:`\hat x = \mu + S^T (S S^T + (n - 1) v I)^{-1} S (y - \mu)`: a smaller system, whose Cholesky factor L makes
+    it :math:`\mu + W W^T (y - \mu)` with :math:`W L^T = S^T`.
+    """
+    noise = SHARE * sigma**2 * max(1, noisy.shape[1] - 1)
+    mean = guide.mean(1, keepdim=True)
+    spread = guide.sub_(mean)
+    products = spread @ spread.mT
+    diagonal = products.diagonal(dim1=-2, dim2=-1)
+    diagonal += (LEAST * diagonal.amax(-1, keepdim=True)).clamp(min=noise)
+    factor = torch.linalg.cholesky(products)
+    whitened = torch.linalg.solve_triangular(factor.mT, spread.mT, upper=True, left=False)  # copies nothing so
+    return (noisy.sub_(mean) @ whitened @ whitened.mT).add_(mean)
 
 
 def blocks_of(images: Tensor, blocks: Blocks, colours: Colours | None) -> Tensor:
