@@ -18,6 +18,7 @@ from monai_dnaprior.denoisers.record import Record
 from monai_dnaprior.denoisers.result import Result
 from monai_dnaprior.denoisers.safeguards import measure_slices
 from monai_dnaprior.fitting.devices import images_at_once
+from monai_dnaprior.noise.blind import OF_SMALL, TEXTURE, check
 from monai_dnaprior.noise.intensity import intensity_range
 from monai_dnaprior.noise.model import NoiseModel
 from monai_dnaprior.transforms import slicing
@@ -258,14 +259,36 @@ def test_white_noise_and_methods_for_it_are_not_measured_together(monkeypatch: p
         denoise_volume(correlated, create_denoiser("iddp"))
 
 
-def test_noise_under_rich_anatomy_shows_in_the_differences_of_slices() -> None:
-    noisy = small_slices(9, pooled=2)[1]
+def rich_slices(*, pooled: int) -> Tensor:
+    """Noisy slices (9, 1, 48, 48) of squares that stand out of the noise."""
+    noisy = small_slices(9, pooled=pooled)[1]
     squares = torch.rand(1, 12, 12, generator=torch.Generator().manual_seed(3)) > 0.5
     detail = 300.0 * squares.repeat_interleave(4, 1).repeat_interleave(4, 2)
-    slices = (noisy + detail[..., None]).movedim(-1, 0)
+    return (noisy + detail[..., None]).movedim(-1, 0)
+
+
+def test_noise_under_rich_anatomy_shows_in_the_differences_of_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    doubts: list[float] = []
+    monkeypatch.setattr("monai_dnaprior.noise.blind.check", lambda *a, **k: doubts.append(k["doubt"]) or check(*a, **k))
+    slices = rich_slices(pooled=2)
     assert NoiseModel.of(slices).is_white
     found = measure_slices(torch.stack([slices[:-1], slices[1:]], 1))
+    assert doubts == [OF_SMALL, OF_SMALL, TEXTURE]
     assert found is not None
     assert found.sigma == pytest.approx(20, rel=0.2)
     assert all(found.at(image).sigma <= found.sigma for image in slices.split(1))
     assert found.scale(0.01).limit == pytest.approx(0.01 * found.sigma)
+
+
+def test_white_noise_under_rich_anatomy_is_not_looked_for_in_differences(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bool] = []
+    find = NoiseModel.of
+
+    def counted(noisy: Tensor, *, differences: bool = False) -> NoiseModel:
+        seen.append(differences)
+        return find(noisy, differences=differences)
+
+    monkeypatch.setattr(NoiseModel, "of", counted)
+    slices = rich_slices(pooled=1)
+    assert measure_slices(torch.stack([slices[:-1], slices[1:]], 1)) is None
+    assert seen == [False]

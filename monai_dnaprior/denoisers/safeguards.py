@@ -168,7 +168,8 @@ def measure_slices(pairs: Tensor) -> NoiseModel | None:
     """The noise that slices of a volume share, where neighbouring pixels are alike in most of them.
 
     It is looked for in the first slice of each pair, and if it cannot be told from anatomy there, in the differences
-    within the pairs, which hold less anatomy and more noise: what is found is then the most that a slice may have.
+    within the pairs, which hold less anatomy and more noise, where neighbouring pixels are alike in these as well: what
+    is found is then the most that a slice may have.
 
     Args:
         pairs: (B, 2, C, H, W), slices and those behind them.
@@ -182,7 +183,10 @@ def measure_slices(pairs: Tensor) -> NoiseModel | None:
         return None
     noise = NoiseModel.of(first)
     if noise.is_white:
-        noise = NoiseModel.of((fill_backgrounds(second) - first) / 2**0.5)
+        differences = (fill_backgrounds(second) - first) / 2**0.5
+        if noise_correlation(differences).median() <= CORRELATED:
+            return None
+        noise = NoiseModel.of(differences, differences=True)
         noise = replace(noise, limit=noise.sigma, pooled=True)
     return None if noise.is_white else noise
 

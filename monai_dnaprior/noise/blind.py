@@ -31,7 +31,7 @@ MAPS = 4  # rounds in which a map is found, at most
 MIDDLING = 0.25  # quantile of the groups that has to be as simulated noise has it
 CORRECTION = 0.1  # most by which the logarithm of the power of uneven noise is corrected by that quantile
 TEXTURE = 0.14  # logarithm of how much larger that quantile of even noise may be, beyond the lowest
-OF_SMALL = 0.1  # the same in small slices
+OF_SMALL = 0.1  # the same in small slices, but not in their differences, which hold less anatomy
 TAIL = 0.75  # quantile of the groups, that is far larger where there is anatomy
 ALL_TAIL, FINE_TAIL = 0.32, 0.42  # logarithm of how much larger it may be, where noise is uneven: one suffices
 LEAST_FINE = 3  # sum of the two frequencies of a coefficient, in whose lower ones brightness varies
@@ -86,6 +86,7 @@ def measure(
     known: Tensor | None = None,
     white: bool = False,
     small: bool = False,
+    doubt: float = TEXTURE,
 ) -> Measured | None:
     """Measure the noise of an image (C, H, W); None where it is white and even within the error, or too little is seen.
 
@@ -95,7 +96,8 @@ def measure(
         usable: where patches may be looked at, see :func:`usable_places`, which finds it if it is not given.
         known: its correlation, if only strength and map are to be found.
         white: whether it is known to be white.
-        small: whether it holds small slices: their noise is taken to be even, and doubted sooner.
+        small: whether it holds small slices: their noise is taken to be even.
+        doubt: how much more even noise may vary from group to group than simulated noise.
     """
     if min(image.shape[-2:]) < LEAST_SIDE or not sigma > 0:
         return None
@@ -117,7 +119,7 @@ def measure(
         deviation = deviation / deviation.square().mean().sqrt()
     if correlation is None and even:
         return None
-    total, is_anatomy = check(scene, total, correlation, even=even, doubt=OF_SMALL if small else TEXTURE)
+    total, is_anatomy = check(scene, total, correlation, even=even, doubt=doubt)
     if is_anatomy and known is None:
         return None
     if known is None and correlation is not None:
@@ -141,9 +143,7 @@ def join_slices(slices: Tensor) -> tuple[Tensor, Tensor]:
     return image, usable
 
 
-def check(
-    scene: Scene, sigma: float, correlation: Tensor | None, *, even: bool, doubt: float = TEXTURE
-) -> tuple[float, bool]:
+def check(scene: Scene, sigma: float, correlation: Tensor | None, *, even: bool, doubt: float) -> tuple[float, bool]:
     """Strength of the noise, corrected where it is uneven, and whether it is anatomy.
 
     Noise of one strength varies from group to group as simulated noise does. Anatomy varies more: where noise is even,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, conv2d, pad
 
-from .blind import join_slices, measure
+from .blind import OF_SMALL, TEXTURE, join_slices, measure
 from .estimate import estimate_sigma
 from .spectrum import neighbours_of, spectrum_of
 
@@ -49,8 +49,8 @@ class NoiseModel:
     limit: float = math.inf
 
     @classmethod
-    def of(cls, noisy: Tensor) -> NoiseModel:
-        """Measure the noise of one image (1, C, H, W), or what several slices (B, C, H, W) share of it.
+    def of(cls, noisy: Tensor, *, differences: bool = False) -> NoiseModel:
+        """Measure the noise of one image (1, C, H, W), or what several slices or their differences (B, C, H, W) share.
 
         White and even noise has the sigma of :func:`~monai_dnaprior.noise.estimate.estimate_sigma`. The measurement is
         made on the CPU, and depends on the values alone.
@@ -61,7 +61,9 @@ class NoiseModel:
             measured = measure(images[0], plain)
         else:
             image, usable = join_slices(images)
-            measured = measure(image, plain, usable=usable, small=min(images.shape[-2:]) < LEAST_SIDE)
+            small = min(images.shape[-2:]) < LEAST_SIDE
+            doubt = OF_SMALL if small and not differences else TEXTURE
+            measured = measure(image, plain, usable=usable, small=small, doubt=doubt)
         if measured is None:
             return cls(plain, pooled=len(images) > 1)
         correlation = None if measured.correlation is None else measured.correlation.float().to(noisy.device)
