@@ -281,3 +281,21 @@ def test_the_run_for_a_gpu_trains_and_measures_into_one_folder(
     monkeypatch.setattr("sys.argv", ["gpu.py", "--publish", str(folder)])
     gpu.main()
     assert sorted(path.name for path in publish.RESULTS.iterdir()) == ["iddp_phases.json", "iddp_phases.md"]
+
+
+def test_the_networks_that_are_compared_are_what_they_are_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    networks = importlib.import_module("networks")
+    noisy = 0.5 + 0.1 * torch.randn(2, 1, 32, 32, generator=drawn())
+    deviation = torch.full_like(noisy, 0.1)
+    with torch.no_grad():
+        made = {name: build() for name, (_, build) in networks.NETWORKS.items()}
+        outputs = {name: network(noisy, deviation) for name, network in made.items()}
+        assert {output.shape for output in outputs.values()} == {noisy.shape}
+        torch.testing.assert_close(made["bias-free"](3 * noisy, deviation), 3 * outputs["bias-free"])
+        for name, network in made.items():
+            told = not torch.equal(network(noisy, 2 * deviation), outputs[name])
+            assert told is (name in ("level", "guided"))
+    guided = networks.guide(noisy, deviation)
+    assert guided.std() < 0.4 * noisy.std()
+    assert guided.mean().item() == pytest.approx(noisy.mean().item(), abs=0.003)
