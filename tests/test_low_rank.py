@@ -94,31 +94,10 @@ def test_the_instant_preset_fits_no_network_and_is_as_good(
     assert colours.image.isfinite().all()
 
 
-def test_both_guides_are_averaged_where_a_shrunk_image_has_correlated_noise(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
-
-    def watched(noisy: Tensor, noise: NoiseModel) -> Tensor:
-        calls.append(noisy.shape)
-        return estimate_low_rank(noisy, noise)
-
-    monkeypatch.setattr("monai_dnaprior.denoisers.dnaprior.estimate_low_rank", watched)
-    axis = 1 - torch.arange(-15, 16).abs().clamp(max=2) / 2
-    correlated, white = NoiseModel(0.2, torch.outer(axis, axis)), NoiseModel(0.2)
-    for guide, noise, side, called in (
-        ("both", correlated, 128, True),
-        ("both", white, 128, False),
-        ("both", correlated, 100, False),
-        ("fit", correlated, 128, False),
-    ):
-        calls.clear()
-        DNAPrior(steps=10, refinements=0, guide=guide)(normal(1, 1, side, side), noise=[noise])
-        assert calls == ([(1, 1, 64, 64)] if called else [])
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"guide": "lowrank"}, "guide='lowrank' is unknown; choose one of both, fit, low-rank."),
+        ({"guide": "lowrank"}, "guide='lowrank' is unknown; choose one of fit, low-rank."),
         ({"preset": "instant", "restarts": 2}, "restarts=2 are for a fit; leave it out, or take another guide."),
     ],
 )

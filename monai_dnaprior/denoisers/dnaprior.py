@@ -26,7 +26,7 @@ TV_WEIGHT_PER_SIGMA = 0.3
 LARGE = 128  # side of an image that takes all the least steps; a smaller one takes up noise sooner
 FLOOR = 0.02  # of the mean of a noise's spectrum, which is added to it where one divides by it
 SMALLEST = 64  # side of an image that is still fitted when shrunk
-GUIDES = ("both", "fit", "low-rank")
+GUIDES = ("fit", "low-rank")
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "fast": {"steps": 70, "enough_steps": 70, "refinements": 2},
@@ -40,7 +40,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "stabilise": False,
         "shrink": 1,
         "refinements": 0,
-        "guide": "fit",
         "stopping": "steps",
         "clean_sigma": 0.0,
         "input_noise": 1 / 30,
@@ -75,9 +74,9 @@ class DNAPrior(SkipNetOptions, PerImageFit):
             smaller it is. Several, as (1, 2), take turns over the restarts.
         refinements: rounds of a non-local filter, :func:`~monai_dnaprior.denoisers.nonlocal_bayes.refine`, which the
             fitted image guides, at its size and full size.
-        guide: what guides that filter first: ``"fit"``; ``"low-rank"``, in the time that the noise takes to measure, an
-            estimate without a network, :func:`~monai_dnaprior.denoisers.low_rank.estimate_low_rank`; or ``"both"``,
-            their mean where noise is correlated and the image is shrunk, else the fit.
+        guide: what guides that filter first: ``"fit"``; or ``"low-rank"``, an estimate without a network,
+            :func:`~monai_dnaprior.denoisers.low_rank.estimate_low_rank`, in about the time that the noise takes to
+            measure.
         others: see :class:`~monai_dnaprior.denoisers.skip_prior.SkipNetOptions` and
             :class:`~monai_dnaprior.denoisers.per_image.PerImageFit`.
 
@@ -107,7 +106,7 @@ class DNAPrior(SkipNetOptions, PerImageFit):
     stabilise: bool = True
     shrink: int | Sequence[int] = 2
     refinements: int = 3
-    guide: str = "both"
+    guide: str = "fit"
     input_noise: float | None = None
     stopping: str | Callable[[], StoppingRule] = "discrepancy"
     clean_sigma: float = 1 / 255
@@ -166,13 +165,10 @@ class DNAPrior(SkipNetOptions, PerImageFit):
         return self.refine_fit(image, (yield from fit_tiles(guide, image, network, self.tile)))
 
     def first_guide(self, image: NoisyImage, network: nn.Module, seed: int, factor: int) -> Procedure[FitResult]:
-        """The fit of an image, an estimate without a network, or their mean."""
+        """The fit of an image, or an estimate without a network."""
         if self.guide == "low-rank":
             return FitResult(estimate_low_rank(image.pixels, image.noise), 0, "filter", ())
-        result = yield from self.fit_small(image, network, seed, factor)
-        if self.guide == "fit" or image.noise.is_white or factor == 1 or result.failed:
-            return result
-        return replace(result, image=(result.image + estimate_low_rank(image.pixels, image.noise)) / 2)
+        return (yield from self.fit_small(image, network, seed, factor))
 
     def fit_small(self, image: NoisyImage, network: nn.Module, seed: int, factor: int) -> Procedure[FitResult]:
         """The fit of an image that was shrunk, or is too small for that and takes fewer least steps.
