@@ -126,6 +126,7 @@ def test_images_and_single_slices_have_none(volume: Tensor) -> None:
     [
         ("dna-prior", {}, 1),
         ("dna-prior", {"preset": "fast"}, 1),
+        ("dna-prior", {"preset": "instant"}, 1),
         ("dna-prior", {"preset": "best"}, 1),
         ("dna-prior", {"preset": "paper"}, 0),
         ("dna-prior", {"refinements": 0}, 0),
