@@ -109,7 +109,8 @@ def table(results: dict[str, Any]) -> str:
         lines.append(
             [
                 f"{size} by `iddp`, `refinements=2`, neighbours 0 and 1",
-                f"{alone} and {beside} s a slice, {row['minutes']} min with one",
+                f"{alone} and {beside} s a slice; with one {row['minutes']} min of one core, "
+                f"from {row['tried']} slices",
             ]
         )
     return markdown_table(["256×256, Gaussian noise of σ 25", ""], lines)
