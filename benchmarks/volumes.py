@@ -159,7 +159,7 @@ def main() -> None:
     wanted = [method for method in options.methods.split(",") if options.python or method not in FILTERS]
     if options.costs:
         rows = [measure_cost(options.data, method, options.python) for method in wanted if method != "noisy"]
-        publish("volumes-costs", {"volume": ", ".join(COSTS), "rows": rows}, cost_table(rows))
+        publish("volumes_costs", {"volume": ", ".join(COSTS), "rows": rows}, cost_table(rows))
         return
     for name in options.volumes.split(","):
         for noise in options.noises.split(","):
