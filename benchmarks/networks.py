@@ -4,7 +4,7 @@
 
 All are trained on one thread, by the fidelity of IDDP with phases alone (recorrupted images), which one pass a step
 gives to each alike. Networks that know the noise are told its map in training, where it is made; when they are measured
-they are given what is measured of each image. A network that was measured is not trained again.
+they are given what is measured of each image. A network that was trained is not trained again.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, pad
 
 from monai_dnaprior.compare.table import markdown_table
+from monai_dnaprior.denoisers.trained import SURROUNDINGS
+from monai_dnaprior.noise.estimate import local_noise
 from monai_dnaprior.noise.model import NoiseModel
 from monai_dnaprior.training.budget import Budget, warm_up_then_cosine
 from monai_dnaprior.training.data import load_images
@@ -53,7 +55,7 @@ def main() -> None:
         path = options.output / f"{name}.json"
         if not path.exists():
             path.write_text(json.dumps(measured(name, options)), encoding="utf-8")
-    rows = [json.loads(path.read_text(encoding="utf-8")) for path in options.output.glob("*.json")]
+    rows = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(options.output.glob("*.json"))]
     if options.publish:
         publish("networks", {"rows": rows}, table(rows))
 
@@ -118,9 +120,11 @@ def guide(noisy: Tensor, deviation: Tensor) -> Tensor:
 
 def measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """Train a network, and measure it on what was held back."""
-    torch.manual_seed(0)
-    network = NETWORKS[name][1]()
-    steps = train(network, options)
+    network, path = NETWORKS[name][1](), options.output / f"{name}.pt"
+    if not path.exists():
+        torch.save({"steps": train(network, options), "weights": network.state_dict()}, path)
+    trained = torch.load(path, weights_only=True)
+    network.load_state_dict(trained["weights"])
     network.eval().requires_grad_(False)
 
     def denoise(noisy: Tensor) -> Tensor:
@@ -136,7 +140,7 @@ def measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
     return {
         "name": name,
         "weights": sum(parameter.numel() for parameter in network.parameters()),
-        "steps": steps,
+        "steps": trained["steps"],
         "seconds": options.seconds,
         "batch": options.batch,
         "side": options.side,
@@ -146,8 +150,10 @@ def measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def told(image: Tensor) -> Tensor:
-    """The deviation at each pixel, as it is measured."""
-    return NoiseModel.of(image).variance(image).sqrt().expand_as(image).float()
+    """The deviation at each pixel, as it is measured; of white noise by the differences around it."""
+    noise = NoiseModel.of(image)
+    variance = local_noise(image, SURROUNDINGS) if noise.is_white else noise.variance(image)
+    return variance.sqrt().expand_as(image).float()
 
 
 def train(network: nn.Module, options: argparse.Namespace) -> int:
