@@ -66,7 +66,8 @@ def shrink_singular_values(noisy: Tensor, guide: Tensor, sigma: float) -> Tensor
     spread = noisy - mean
     products = spread @ spread.mT
     energy = products.diagonal(dim1=-2, dim2=-1).amax(-1)[:, None, None]
-    squares, vectors = torch.linalg.eigh(products / (LEAST * energy).clamp(min=many * sigma**2))
+    noise = (LEAST * energy).clamp(min=max(many * sigma**2, torch.finfo(energy.dtype).tiny))
+    squares, vectors = torch.linalg.eigh(products / noise)
     median = squares[:, -few:].median(-1, keepdim=True).values
     squares = squares / (median / median_of_noise(few / many)).clamp(min=1)
     beta = few / many

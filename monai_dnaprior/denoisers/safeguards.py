@@ -22,6 +22,7 @@ from ..noise.estimate import (
 )
 from ..noise.model import LEAST_SIDE, NoiseModel
 from ..noise.stabilisation import Stabiliser
+from .low_rank import estimate_low_rank
 from .record import Known, Record
 
 NOISY = (8, 100)  # contrast over noise of images that are not left alone however wide the range of intensities
@@ -69,7 +70,7 @@ class Safeguards:
             noisy = stabiliser(noisy)
             kind = NoiseKind.of(noisy)
         if isinstance(known, NoiseModel):
-            noise = known.at(noisy) if known.pooled else known
+            noise = measure_beside(noisy, known.at(noisy)) if known.pooled else known
         else:
             noise = measure(noisy, kind).given(known)
         return cls(original, noisy, background, noise, kind, stabiliser, started, time.perf_counter() - started)
@@ -154,9 +155,14 @@ def measure_noise(noisy: Tensor, kind: NoiseKind) -> NoiseModel:
     """
     if min(noisy.shape[-2:]) < LEAST_SIDE:
         return measure_strength(noisy, kind)
-    noise = NoiseModel.of(noisy)
+    noise = measure_beside(noisy, NoiseModel.of(noisy))
     doubtful = noise.sigma < WEAK and not noise.is_white and noise.deviation is not None
     return measure_strength(noisy, kind) if doubtful else noise
+
+
+def measure_beside(noisy: Tensor, noise: NoiseModel) -> NoiseModel:
+    """Noise that was measured in an image, its strength once more beside an estimate of low rank."""
+    return noise if noise.is_white or not noise.sigma else noise.beside(estimate_low_rank(noisy, noise), noisy)
 
 
 def measure_correlated(noisy: Tensor, kind: NoiseKind) -> NoiseModel:

@@ -203,6 +203,19 @@ def strength(scene: Scene, measured: Tensor, known: Tensor | None) -> float:
     return sigma
 
 
+def strength_beside(image: Tensor, estimate: Tensor, correlation: Tensor) -> float | None:
+    """Standard deviation of even noise of this correlation in an image (C, H, W), of which there is an estimate.
+
+    That holds more of the texture in the groups than their means do, which is then not taken for noise. None where too
+    little is seen.
+    """
+    if min(image.shape[-2:]) < LEAST_SIDE:
+        return None
+    scene = Scene(image, estimate, usable_places(image), sparse_step(*image.shape[-2:]))
+    variances, _ = scene.variances(image)
+    return strength(scene, low(variances), correlation) if len(variances) >= LEAST_GROUPS else None
+
+
 def low(variances: Tensor) -> Tensor:
     """The variance of every coefficient in the calmest groups."""
     return variances.double().quantile(LOWEST, dim=0)

@@ -134,6 +134,17 @@ class NoiseModel:
         """The noise of a part of the image."""
         return self if self.deviation is None else replace(self, deviation=self.deviation[place])
 
+    def beside(self, estimate: Tensor, noisy: Tensor) -> NoiseModel:
+        """The same, but as strong as it is in an image when its texture is taken from an estimate, (1, C, H, W) each.
+
+        Noise that is white or uneven stays as it was measured.
+        """
+        if self.correlation is None or self.deviation is not None:
+            return self
+        images = (image[0].detach().float().cpu() for image in (noisy, estimate))
+        sigma = strength_beside(*images, self.correlation.double().cpu())
+        return self if sigma is None else replace(self, sigma=min(sigma, self.limit))
+
     def to(self, device: torch.device) -> NoiseModel:
         """The same on a device."""
         correlation, deviation = (
@@ -178,7 +189,7 @@ class NoiseModel:
         if measured is None:
             return NoiseModel(plain if known is None else self.sigma if plain else 0.0, self.correlation)
         deviation = None if measured.deviation is None else measured.deviation[None, None].to(noisy.device)
-        return NoiseModel(min(measured.sigma, self.limit), self.correlation, deviation)
+        return NoiseModel(min(measured.sigma, self.limit), self.correlation, deviation, limit=self.limit)
 
 
 def spaced(count: int, most: int) -> list[int]:
