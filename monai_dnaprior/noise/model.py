@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, conv2d, pad
 
-from .blind import OF_SMALL, TEXTURE, join_slices, measure
+from .blind import OF_SMALL, TEXTURE, join_slices, measure, strength_beside
 from .estimate import estimate_sigma
 from .spectrum import neighbours_of, spectrum_of
 
