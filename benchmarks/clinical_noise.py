@@ -29,6 +29,7 @@ from skimage.transform import iradon
 from monai_dnaprior.compare.table import markdown_table
 from monai_dnaprior.denoisers.dnaprior import PRESETS
 from monai_dnaprior.denoisers.registry import create_denoiser
+from monai_dnaprior.denoisers.safeguards import measure_beside
 from monai_dnaprior.noise.intensity import intensity_range
 from monai_dnaprior.noise.model import NoiseModel
 
@@ -210,7 +211,7 @@ def denoised(method: str, pair: Pair) -> np.ndarray | None:
             return None
         return bm3d_of_spectrum(pair.noisy, pair.sigma**2 * pair.spectrum)
     if method == "bm3d-measured":
-        model = NoiseModel.of(noisy)
+        model = measure_beside(noisy, NoiseModel.of(noisy))
         deviation = 1.0 if model.deviation is None else model.deviation[0, 0].double().numpy()
         power = model.sigma**2 * model.spectrum(*pair.noisy.shape).numpy()
         return deviation * bm3d_of_spectrum(pair.noisy / deviation, power)

@@ -141,8 +141,8 @@ class NoiseModel:
         """
         if self.correlation is None or self.deviation is not None:
             return self
-        images = (image[0].detach().float().cpu() for image in (noisy, estimate))
-        sigma = strength_beside(*images, self.correlation.double().cpu())
+        image, clean = (values[0].detach().float().cpu() for values in (noisy, estimate))
+        sigma = strength_beside(image, clean, self.correlation.double().cpu())
         return self if sigma is None else replace(self, sigma=min(sigma, self.limit))
 
     def to(self, device: torch.device) -> NoiseModel:
