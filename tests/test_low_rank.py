@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -10,6 +12,7 @@ from torch.nn.functional import avg_pool2d
 from monai_dnaprior import create_denoiser
 from monai_dnaprior.denoisers.dnaprior import DNAPrior
 from monai_dnaprior.denoisers.low_rank import estimate_low_rank, median_of_noise, shrink_singular_values
+from monai_dnaprior.denoisers.safeguards import Safeguards, measure_noise
 from monai_dnaprior.noise.metrics import psnr
 from monai_dnaprior.noise.model import NoiseModel
 
@@ -92,6 +95,18 @@ def test_the_instant_preset_fits_no_network_and_is_as_good(
     assert psnr(result.image, clean_slice) > psnr(fitted.image, clean_slice) - 0.5
     colours = create_denoiser("dna-prior", preset="instant")(noisy.expand(2, 3, -1, -1) + 0.05 * normal(2, 3, 1, 1))
     assert colours.image.isfinite().all()
+
+
+def test_the_strength_of_correlated_noise_is_measured_beside_it() -> None:
+    """Rings, whose texture counts as noise beside the means of groups; in a volume as in an image."""
+    axis = torch.linspace(-1, 1, 128).square()
+    rings = (0.5 + 0.2 * torch.cos(40 * (axis[:, None] + axis)))[None, None]
+    noisy = rings + 0.1 * avg_pool2d(normal(1, 1, 129, 129), 2, 1)
+    noise = NoiseModel.of(noisy)
+    assert noise.sigma > 1.1 * 0.05
+    for known in (None, replace(noise, pooled=True)):
+        guard = Safeguards.of(noisy, known, stabilise=False, measure=measure_noise)
+        assert guard.noise.sigma == pytest.approx(0.05, rel=0.08)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -117,6 +118,29 @@ def test_known_correlation_is_found() -> None:
     assert torch.allclose(rho, rho.flip(0, 1), atol=1e-6)
     assert torch.allclose(rho[centre - 1 : centre + 2, centre - 1 : centre + 2], BOX, atol=0.1)
     assert rho[:, centre + 4 :].abs().max() < 0.15
+
+
+def test_texture_is_not_noise_beside_the_image_itself() -> None:
+    """Rings whose width changes: patches of a group differ by more than their noise."""
+    axis = torch.linspace(-1, 1, 128).square()
+    rings = (0.5 + 0.2 * torch.cos(40 * (axis[:, None] + axis)))[None, None]
+    noisy = rings + 0.05 * correlated(128)
+    model = NoiseModel.of(noisy)
+    assert model.sigma > 1.1 * 0.05
+    found = model.beside(rings, noisy)
+    assert found.sigma == pytest.approx(0.05, rel=0.05)
+    assert found.correlation is model.correlation
+    assert replace(model, limit=0.04).beside(rings, noisy).sigma == 0.04
+
+
+def test_white_and_uneven_noise_and_small_images_stay_as_they_were_measured() -> None:
+    image = scene(32)
+    for model, side in (
+        (NoiseModel(0.1), 32),
+        (NoiseModel(0.1, BOX, torch.ones(1, 1, 32, 32)), 32),
+        (NoiseModel(0.1, BOX), 20),
+    ):
+        assert model.beside(image[..., :side], image[..., :side]) is model
 
 
 def test_known_map_is_found() -> None:
