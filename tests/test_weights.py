@@ -12,9 +12,10 @@ import torch
 from conftest import GUARDED
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 from monai_dnaprior import IDDPDenoise, IDDPDenoised, load_weights, save_weights
-from monai_dnaprior.denoisers.trained import Trained, join, limit_removal
+from monai_dnaprior.denoisers.trained import Trained, join, limit_bands, limit_removal
 from monai_dnaprior.files.disk import hash_of
 from monai_dnaprior.noise.metrics import psnr
 from monai_dnaprior.noise.model import NoiseModel
@@ -210,6 +211,22 @@ def test_no_more_is_removed_than_the_noise_around_a_pixel(weights: Path) -> None
     removed = image - result.image
     assert removed.square().mean().sqrt() == pytest.approx(0.05 * 1.2, rel=0.1)
     assert result.records[0].residual == pytest.approx(removed.square().mean().sqrt().item(), rel=1e-3)
+
+
+def test_frequencies_that_correlated_noise_hardly_has_are_left_alone() -> None:
+    """Bars as fine as pixels, taken for noise whose neighbours are alike; the noise itself goes as it is."""
+    box = torch.tensor([0.5, 1.0, 0.5])
+    deviation = torch.linspace(0.5, 1.3, 96).expand(1, 1, 96, 96)
+    bars = 0.1 * torch.tensor([1.0, -1.0]).repeat(48).expand(1, 1, 96, 96)
+    for uneven in (None, deviation):
+        model = NoiseModel(0.05, torch.outer(box, box), uneven)
+        noise = avg_pool2d(torch.randn(1, 1, 97, 97, generator=torch.Generator().manual_seed(0)), 2, 1) * 0.1
+        noise = noise if uneven is None else uneven * noise
+        torch.testing.assert_close(limit_bands(noise, model), noise, atol=0.005, rtol=0.02)
+        pattern = bars if uneven is None else uneven * bars
+        left = limit_bands(noise + pattern, model) - noise
+        assert left.square().mean() < 0.1 * pattern.square().mean()
+    assert torch.equal(limit_bands(bars, NoiseModel(0.05)), bars)
 
 
 def test_the_limit_of_colours_is_that_of_each_plane() -> None:

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d
+from torch.nn.functional import avg_pool2d, pad
 
 from ..checks import check_not_negative, check_whole
 from ..fitting.stopping import root_mean_square
@@ -32,6 +32,8 @@ SURROUNDINGS = 33  # side of the window over which the noise around a pixel is m
 WINDOW = 9  # side of the one over which what is removed is compared with it
 WIDE = 0.8  # contrast that images have whose noise is weak in the whole range of intensities only
 MOST = 2.5  # times the noise level of an image may be removed in all: most of it may lie in few places
+BAND, MOST_IN_BAND = 9, 2.0  # frequencies along each axis, and how many times the noise's amplitude in them may go
+UNCERTAIN = 0.05  # of the mean of a measured spectrum
 LIMIT = 1.2  # so many times its standard deviation may be removed, because of few pixels it varies
 WHOLE, MOST_DRAWN = 50 / 255, 0.6  # noise so strong that the second network alone would count, and its largest share
 NEAR = 0.2  # times the noise level two networks may differ by for that share
@@ -57,8 +59,9 @@ class Trained:
         ensemble: average what the network makes of the image's eight orientations, in eight times the time.
         refinements: rounds of :func:`~monai_dnaprior.denoisers.nonlocal_bayes.refine`, a non-local filter that the
             network's output guides: two gain about as much as a fit, in less time.
-        limited: remove no more than the noise around each pixel, and in all not far more than the noise level of the
-            image. With refinements, and where neighbouring pixels are alike, the noise is measured first, in a second.
+        limited: remove no more than the noise around each pixel, of correlated noise at each frequency, and in all not
+            far more than the noise level of the image. With refinements, and where neighbouring pixels are alike, the
+            noise is measured first, in a second.
         clean_sigma: images with less estimated noise than this are given back as they came.
 
     Shapes: noisy (B, C, H, W), float, about [0, 1], of any size. Pixels that equal all their neighbours (an empty
@@ -159,7 +162,9 @@ class Trained:
         estimate = refine(noisy, estimate, noise, rounds=self.refinements)
         seen = varying_pixels(noisy) & estimate.isfinite()
         removed = torch.where(seen, noisy - estimate, 0)
-        return torch.where(seen, limit_removal(removed, noisy, noise), 0) if self.limited else removed
+        if not self.limited:
+            return removed
+        return torch.where(seen, limit_bands(limit_removal(removed, noisy, noise), noise), 0)
 
     def one_pass(self, trained: TrainedNetwork, noisy: Tensor) -> Tensor:
         """What a network makes of an image, in tiles and orientations as they are wanted."""
@@ -199,6 +204,23 @@ def limit_removal(removed: Tensor, noisy: Tensor, noise: NoiseModel) -> Tensor:
     limit = LIMIT**2 * level
     planes = planes * limit_energy(limit, local_mean(planes.square(), WINDOW))
     return torch.einsum("kc,bkhw->bchw", basis, planes)
+
+
+def limit_bands(removed: Tensor, noise: NoiseModel) -> Tensor:
+    """What is removed from an image (1, C, H, W), scaled down at frequencies that correlated noise hardly has.
+
+    Over 9×9 frequencies no more than twice the amplitude of the noise, and of what its spectrum is uncertain by: a fine
+    pattern is left alone that a network takes for noise.
+    """
+    if noise.is_white:
+        return removed
+    height, width = removed.shape[-2:]
+    spectrum = (noise.spectrum(height, width) + UNCERTAIN).to(removed)
+    coefficients = torch.fft.fft2(removed if noise.deviation is None else removed / noise.deviation)
+    power = pad(coefficients.abs().square(), [BAND // 2] * 4, "circular")
+    limit = (MOST_IN_BAND * noise.sigma) ** 2 * height * width * spectrum
+    limited = torch.fft.ifft2(coefficients * limit_energy(limit, avg_pool2d(power, BAND, stride=1))).real
+    return limited if noise.deviation is None else noise.deviation * limited
 
 
 def limit_energy(limit: Tensor, energy: Tensor) -> Tensor:
