@@ -23,6 +23,7 @@ from ..noise.estimate import (
 from ..noise.model import LEAST_SIDE, NoiseModel
 from ..noise.stabilisation import Stabiliser
 from .low_rank import estimate_low_rank
+from .nonlocal_bayes import refine
 from .record import Known, Record
 
 NOISY = (8, 100)  # contrast over noise of images that are not left alone however wide the range of intensities
@@ -161,8 +162,10 @@ def measure_noise(noisy: Tensor, kind: NoiseKind) -> NoiseModel:
 
 
 def measure_beside(noisy: Tensor, noise: NoiseModel) -> NoiseModel:
-    """Noise that was measured in an image, its strength once more beside an estimate of low rank."""
-    return noise if noise.is_white or not noise.sigma else noise.beside(estimate_low_rank(noisy, noise), noisy)
+    """Noise that was measured in an image, its strength once more beside an estimate without a network."""
+    if noise.is_white or not noise.sigma:
+        return noise
+    return noise.beside(refine(noisy, estimate_low_rank(noisy, noise), noise), noisy)
 
 
 def measure_correlated(noisy: Tensor, kind: NoiseKind) -> NoiseModel:
