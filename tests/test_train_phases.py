@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import signal
-import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +12,7 @@ import torch
 from conftest import GUARDED
 from skimage.io import imsave
 from test_objectives import Recorder
-from test_training import BUNDLE, command, log_of, run_here
+from test_training import assert_same_weights, log_of, run_here, run_killed
 from torch import Tensor
 
 from monai_dnaprior import create_denoiser, load_weights
@@ -221,16 +218,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory, clean_slice: Tensor) -> P
 def test_a_training_that_was_killed_goes_on_to_the_same_bits(pictures: Path, tmp_path: Path) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     run_here("train_correlated", *SHORT, source=pictures, target=whole)
-    words = command("train_correlated", *SHORT, source=pictures, target=cut)
-    process = subprocess.Popen(words, cwd=BUNDLE.parent, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not (cut / "checkpoint_epoch=1.pt").exists() and process.poll() is None:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not (cut / "model.pt").exists(), "the training was over before it was killed"
-    assert "Restored all variables" in run_here("train_correlated", *SHORT, source=pictures, target=cut)
-    one, other = (torch.load(folder / "model.pt", weights_only=True) for folder in (whole, cut))
-    assert all(torch.equal(one[key], other[key]) for key in one)
+    run_killed("train_correlated", *SHORT, epoch=1, source=pictures, target=cut)
+    assert_same_weights(whole, cut)
 
 
 def test_a_training_ends_when_its_seconds_are_over_with_weights_that_are_validated(

@@ -333,17 +333,26 @@ def test_train_leaves_weights_a_model_a_log_and_a_picture(trained: Path) -> None
     assert IDDPDenoise(weights=str(trained / "weights.safetensors"))(torch.rand(1, 16, 16)).shape == (1, 16, 16)
 
 
-def test_a_training_that_was_killed_goes_on_to_the_same_weights(pictures: Path, trained: Path, tmp_path: Path) -> None:
-    words = command("train", *SHORT, source=pictures, target=tmp_path)
+def run_killed(config: str, *overrides: str, epoch: int, source: Path, target: Path) -> None:
+    """A training that is killed when the checkpoint of an epoch is written, and goes on."""
+    words = command(config, *overrides, source=source, target=target)
     process = subprocess.Popen(words, cwd=BUNDLE.parent, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not (tmp_path / "checkpoint_epoch=2.pt").exists() and process.poll() is None:
+    while not (target / f"checkpoint_epoch={epoch}.pt").exists() and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert not (tmp_path / "model.pt").exists(), "the training was over before it was killed"
-    assert "Restored all variables" in run_here("train", *SHORT, source=pictures, target=tmp_path)
-    one, other = (torch.load(folder / "model.pt", weights_only=True) for folder in (trained, tmp_path))
+    assert not (target / "model.pt").exists(), "the training was over before it was killed"
+    assert "Restored all variables" in run_here(config, *overrides, source=source, target=target)
+
+
+def assert_same_weights(*folders: Path) -> None:
+    one, other = (torch.load(folder / "model.pt", weights_only=True) for folder in folders)
     assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_a_training_that_was_killed_goes_on_to_the_same_weights(pictures: Path, trained: Path, tmp_path: Path) -> None:
+    run_killed("train", *SHORT, epoch=2, source=pictures, target=tmp_path)
+    assert_same_weights(trained, tmp_path)
 
 
 def test_two_processes_train_together(pictures: Path, tmp_path: Path) -> None:
