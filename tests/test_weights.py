@@ -274,6 +274,27 @@ def test_of_white_noise_both_networks_make_more_than_the_first(noisy_slice: Tens
     assert torch.equal(Trained(**named)(noisy_slice).image, Trained()(noisy_slice).image)
 
 
+@pytest.mark.parametrize(("left", "taken"), [(0.5, "white"), (0.1, "correlated")])
+def test_a_network_that_leaves_much_of_correlated_noise_gives_way_to_the_other(
+    clean_slice: Tensor, monkeypatch: pytest.MonkeyPatch, left: float, taken: str
+) -> None:
+    height, width = clean_slice.shape[-2:]
+    white = torch.randn(1, 1, height + 1, width + 1, generator=torch.Generator().manual_seed(0))
+    noise = 0.2 * avg_pool2d(white, 2, 1)
+    axis = torch.tensor([0.5, 1.0, 0.5])
+    part = {SHIPPED: 0.2, SHIPPED_CORRELATED: left}
+    networks = {path: load_weights(path).network for path in part}
+
+    def one_pass(self: Trained, trained: Any, noisy: Tensor) -> Tensor:
+        return clean_slice + next(part[path] for path in part if networks[path] is trained.network) * noise
+
+    monkeypatch.setattr(Trained, "one_pass", one_pass)
+    model = NoiseModel(0.1, torch.outer(axis, axis))
+    result = Trained(limited=False)(clean_slice + noise, noise=[model])
+    expected = 0.2 if taken == "white" else left
+    assert (result.image - clean_slice).norm() == pytest.approx(expected * noise.norm().item(), rel=0.05)
+
+
 def test_weights_of_ones_own_stand_alone(weights: Path, noisy_slice: Tensor) -> None:
     alone = Trained(weights=str(weights), limited=False)(noisy_slice).image
     torch.testing.assert_close(alone, load_weights(weights).network(noisy_slice))

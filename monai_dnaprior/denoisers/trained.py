@@ -36,6 +36,7 @@ BAND, MOST_IN_BAND = 9, 2.0  # frequencies along each axis, and how many times t
 UNCERTAIN = 0.05  # of the mean of a measured spectrum
 LIMIT = 1.2  # so many times its standard deviation may be removed, because of few pixels it varies
 WHOLE, MOST_DRAWN = 50 / 255, 0.6  # noise so strong that the second network alone would count, and its largest share
+ENOUGH = 0.8  # part of correlated noise with less of which removed the other network is tried, too
 NEAR = 0.2  # times the noise level two networks may differ by for that share
 BLOCK = 8  # side of the blocks by whose means the darkest place is found
 
@@ -52,7 +53,8 @@ class Trained:
             are shipped with the package.
         correlated_weights: the same, of a network for images whose noise is measured to be correlated; None for those
             that are shipped, or for ``weights`` if that is given. Where noise is white, what it makes of an image draws
-            the other's output to its own, the more the stronger the noise is: see :func:`join`.
+            the other's output to its own, the more the stronger the noise is: see :func:`join`. Where it removes less
+            than 0.8 of correlated noise, the other is tried, too, and the one taken that removes about as much.
         sha256: what the file's SHA-256 must be, if it is known.
         tile: images with a longer side are denoised in square tiles of this side, which overlap by a quarter and are
             blended, so that the memory needed does not grow with the image.
@@ -156,9 +158,15 @@ class Trained:
         self, white: TrainedNetwork, correlated: TrainedNetwork, noisy: Tensor, noise: NoiseModel
     ) -> Tensor:
         """What one pass of the networks, and the filter that it guides, take away from an image."""
-        estimate = self.one_pass(white if noise.is_white else correlated, noisy)
-        if noise.is_white and (self.weights is None or self.correlated_weights is not None):
-            estimate = join(estimate, self.one_pass(correlated, noisy), noise.sigma)
+        first, second = (white, correlated) if noise.is_white else (correlated, white)
+        estimate = self.one_pass(first, noisy)
+        if self.weights is None or self.correlated_weights is not None:
+            if noise.is_white:
+                estimate = join(estimate, self.one_pass(second, noisy), noise.sigma)
+            elif root_mean_square(noisy - estimate) < ENOUGH * noise.sigma:
+                estimate = max(
+                    estimate, self.one_pass(second, noisy), key=lambda image: root_mean_square(noisy - image)
+                )
         estimate = refine(noisy, estimate, noise, rounds=self.refinements)
         seen = varying_pixels(noisy) & estimate.isfinite()
         removed = torch.where(seen, noisy - estimate, 0)
