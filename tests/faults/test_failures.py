@@ -63,7 +63,7 @@ def test_with_little_memory_a_batch_is_halved(room: int) -> None:
     volume = torch.rand(1, 16, 16, 7, generator=torch.Generator().manual_seed(0))
     denoiser = create_denoiser("dna-prior", **SHORT)
     small = Small(denoiser, room)
-    expected, found = (denoise_volume(volume, one, Slicing(batch_size=7)) for one in (denoiser, small))
+    expected, found = (denoise_volume(volume, one, Slicing(batch_size=7, neighbours=0)) for one in (denoiser, small))
     assert torch.equal(found.image, expected.image)
     assert [record.seed for record in found.records] == [record.seed for record in expected.records]
     for record in found.records:
@@ -167,7 +167,11 @@ def test_a_fit_that_fails_gives_back_its_slice_alone(
 
     monkeypatch.setattr(priors, "penalised_fidelity", broken)
     options = [f"--option={name}={value}" for name, value in SHORT.items()]
-    assert main(["denoise", str(source), str(tmp_path / "out.nii"), *options, "--seed", "3", "--quiet"]) == 8
+    words = [*options, "--seed", "3", "--quiet"]
+    assert main(["denoise", str(source), str(tmp_path / "beside.nii"), *words]) == 8  # with its neighbours
+    assert np.array_equal(values_of(tmp_path / "beside.nii")[..., 2], values_of(source)[..., 2])
+    capsys.readouterr()
+    assert main(["denoise", str(source), str(tmp_path / "out.nii"), *words, "--neighbours", "0"]) == 8
     assert "1 of 4 slices could not be denoised and are the input's" in capsys.readouterr().err
     before, after, expected = values_of(source), values_of(tmp_path / "out.nii"), values_of(tmp_path / "sound.nii")
     assert np.array_equal(after[..., 2], before[..., 2])
