@@ -157,7 +157,7 @@ def test_a_fit_that_fails_gives_back_its_slice_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     source = write_volume(tmp_path / "in.nii", 16, 16, 4)
-    (sound,) = denoise_all(source, tmp_path / "sound.nii", caps=Caps(), **FIT)
+    (sound,) = denoise_all(source, tmp_path / "sound.nii", caps=Caps(), neighbours=0, **FIT)
     assert sound.exit_code == 0
     third, loss_of = noisy_slices(source)[2], priors.penalised_fidelity
 
