@@ -99,7 +99,7 @@ def refine(noisy: Tensor, estimate: Tensor, noise: NoiseModel, *, rounds: int = 
 
     def filter_rounds(planes: Tensor, guides: Tensor, even: NoiseModel) -> Tensor:
         for left in reversed(range(rounds)):
-            guides = one_round(planes, guides, even, middle, left)
+            guides = one_round(planes, guides, even, middle, left, shrink_as_estimated)
         return guides[wanted]
 
     return in_planes(filter_rounds, noise, noisy, estimate) if rounds else estimate[wanted]
@@ -115,11 +115,8 @@ def in_planes(filter_planes: Callable[..., Tensor], noise: NoiseModel, *images: 
     return filtered if noise.deviation is None else noise.deviation * filtered
 
 
-def one_round(
-    noisy: Tensor, estimate: Tensor, noise: NoiseModel, middle: int, left: int, rule: Rule | None = None
-) -> Tensor:
+def one_round(noisy: Tensor, estimate: Tensor, noise: NoiseModel, middle: int, left: int, rule: Rule) -> Tensor:
     """Filter groups about the blocks in the midst of which a slice lies, and average; what no block covers stays."""
-    rule = rule or shrink_as_estimated
     slices, channels, height, width = noisy.shape
     blocks = Blocks.within(slices, height, width, left=left)
     depth, side = blocks.depth, blocks.side

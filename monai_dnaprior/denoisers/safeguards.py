@@ -163,7 +163,7 @@ def measure_noise(noisy: Tensor, kind: NoiseKind) -> NoiseModel:
 
 def measure_beside(noisy: Tensor, noise: NoiseModel) -> NoiseModel:
     """Noise that was measured in an image, its strength once more beside an estimate without a network."""
-    if noise.is_white or not noise.sigma:
+    if not noise.counts_texture:
         return noise
     return noise.beside(refine(noisy, estimate_low_rank(noisy, noise), noise), noisy)
 

@@ -54,7 +54,7 @@ class Trained:
         correlated_weights: the same, of a network for images whose noise is measured to be correlated; None for those
             that are shipped, or for ``weights`` if that is given. Where noise is white, what it makes of an image draws
             the other's output to its own, the more the stronger the noise is: see :func:`join`. Where it removes less
-            than 0.8 of correlated noise, the other is tried, too, and the one taken that removes about as much.
+            than 0.8 of correlated noise, the other is tried, too, and the one taken that removes more.
         sha256: what the file's SHA-256 must be, if it is known.
         tile: images with a longer side are denoised in square tiles of this side, which overlap by a quarter and are
             blended, so that the memory needed does not grow with the image.

@@ -91,6 +91,11 @@ class NoiseModel:
         return self.correlation is None
 
     @property
+    def counts_texture(self) -> bool:
+        """Whether its strength may hold texture and can be measured once more: where it is correlated and even."""
+        return not self.is_white and self.deviation is None and self.sigma > 0
+
+    @property
     def neighbours(self) -> tuple[float, float]:
         """Correlation of e with the nearest below and to the right."""
         if self.correlation is None:
@@ -139,7 +144,7 @@ class NoiseModel:
 
         Noise that is white or uneven stays as it was measured.
         """
-        if self.correlation is None or self.deviation is not None:
+        if not self.counts_texture or self.correlation is None:
             return self
         image, clean = (values[0].detach().float().cpu() for values in (noisy, estimate))
         sigma = strength_beside(image, clean, self.correlation.double().cpu())
