@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import shlex
 import signal
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -333,15 +333,14 @@ def test_train_leaves_weights_a_model_a_log_and_a_picture(trained: Path) -> None
     assert IDDPDenoise(weights=str(trained / "weights.safetensors"))(torch.rand(1, 16, 16)).shape == (1, 16, 16)
 
 
-def run_killed(config: str, *overrides: str, epoch: int, source: Path, target: Path) -> None:
-    """A training that is killed when the checkpoint of an epoch is written, and goes on."""
-    words = command(config, *overrides, source=source, target=target)
-    process = subprocess.Popen(words, cwd=BUNDLE.parent, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not (target / f"checkpoint_epoch={epoch}.pt").exists() and process.poll() is None:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not (target / "model.pt").exists(), "the training was over before it was killed"
+def run_killed(config: str, *overrides: str, steps: int, source: Path, target: Path) -> None:
+    """A training that is killed after so many steps, and goes on from the newest checkpoint."""
+    killing = ["--killed", f"{{'_target_': 'killed.Killed', 'steps': {steps}}}"]
+    killing += ["--train#trainer#train_handlers", "$@train#handlers + @train#writers + [@killed]"]
+    words = command(config, *overrides, *killing, source=source, target=target)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    killed = subprocess.run(words, cwd=BUNDLE.parent, env=environment, capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert "Restored all variables" in run_here(config, *overrides, source=source, target=target)
 
 
@@ -351,7 +350,7 @@ def assert_same_weights(*folders: Path) -> None:
 
 
 def test_a_training_that_was_killed_goes_on_to_the_same_weights(pictures: Path, trained: Path, tmp_path: Path) -> None:
-    run_killed("train", *SHORT, epoch=2, source=pictures, target=tmp_path)
+    run_killed("train", *SHORT, steps=13, source=pictures, target=tmp_path)
     assert_same_weights(trained, tmp_path)
 
 
