@@ -48,7 +48,7 @@ def estimate_low_rank(noisy: Tensor, noise: NoiseModel) -> Tensor:
     """
 
     def estimate(planes: Tensor, even: NoiseModel) -> Tensor:
-        return one_round(planes, blur(planes), even, middle=0, left=0, rule=shrink_singular_values)
+        return one_round(planes, blur(planes), even, middle=0, rounds_left=0, rule=shrink_singular_values)
 
     return in_planes(estimate, noise, noisy)
 
@@ -85,7 +85,7 @@ def median_of_noise(beta: float) -> float:
     """
     low, high = (1 - beta**0.5) ** 2, (1 + beta**0.5) ** 2
     middle = (torch.arange(FINE, dtype=torch.float64) + 0.5) / FINE
-    at = low + (high - low) * middle
-    density = ((high - at) * (at - low)).sqrt() / at
+    squares = low + (high - low) * middle
+    density = ((high - squares) * (squares - low)).sqrt() / squares
     share = density.cumsum(0) / density.sum()
-    return at[torch.searchsorted(share, 0.5)].item()
+    return squares[torch.searchsorted(share, 0.5)].item()

@@ -1,4 +1,4 @@
-"""The slices of a volume once more: each filtered together with its neighbours."""
+"""Filter each denoised slice of a volume once more, together with its neighbours."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def refine_slice(
 ) -> tuple[Tensor, Record]:
     """Filter a slice that a method has denoised together with its neighbours.
 
-    No more is removed than the noise, or what the method has removed.
+    The root mean square of what is removed is at most sigma, or what the method has removed if that is more.
 
     Args:
-        guard: of the slice, with what is known or measured of its noise.
+        guard: the safeguards of the slice, with what is known or measured of its noise.
         noisy: the slice and its neighbours as they came, (slices, C, H, W).
         estimates: the same slices, denoised.
         middle: the slice's number among them.
@@ -56,6 +56,6 @@ def refine_slice(
 
 
 def as_seen(guard: Safeguards, image: Tensor) -> Tensor:
-    """An image (1, C, H, W) mirrored into its background, on the grey scale of another that is guarded."""
+    """An image (1, C, H, W) as a method sees it: mirrored into its background, on the grey scale of the guard."""
     filled = fill_background(image, exact_background(image))
     return filled if guard.stabiliser is None else guard.stabiliser(filled)

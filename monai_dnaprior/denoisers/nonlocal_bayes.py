@@ -1,4 +1,4 @@
-"""Non-local Bayes: what the similar patches of a first estimate say about the noise in each of them."""
+"""Non-local Bayes: filter groups of similar blocks by the mean and the covariance that they have in an estimate."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ..noise.model import NoiseModel
 
 SIMILAR = 48  # blocks in a group
 BAND = 16  # rows of blocks that gather groups, treated at once by a thread of a CPU, which bounds the memory
-ROOM = 2**26  # values that the groups treated at once may hold elsewhere, which takes few large steps
+ROOM = 2**26  # values that the groups treated at once may hold on an accelerator, which is fastest in few large steps
 PLACES = 4  # of blocks whose distances are summed at once on a CPU
 CHUNK = 96  # groups filtered at once on a CPU, whose caches hold them
-SINGULAR = 2e-3  # of the largest eigenvalue of the noise's covariance is the least that is reckoned with
+SINGULAR = 2e-3  # least eigenvalue of the noise's covariance, as a part of the largest; smaller ones are raised to it
 LEAST = 1e-6  # noise in a group, as a part of its energy: with less the system is singular in single precision
-FAR = 1e18  # from the image is what lies around it, unlike any block
+FAR = 1e18  # value of what lies around the image, so that no block there is similar
 SHARE = 0.85  # of the noise's variance that is filtered: a group's covariance in the estimate is a little too small
 
 Rule = Callable[[Tensor, Tensor, float], Tensor]  # what becomes of noisy blocks, by an estimate of them and sigma
@@ -28,7 +28,7 @@ Rule = Callable[[Tensor, Tensor, float], Tensor]  # what becomes of noisy blocks
 
 @dataclass(frozen=True)
 class Blocks:
-    """What is compared and filtered: so many slices, rows and columns.
+    """The size of the blocks that are compared and filtered, and where those that are alike are searched.
 
     Attributes:
         depth: slices of a block.
@@ -45,12 +45,12 @@ class Blocks:
     similar: int = SIMILAR
 
     @classmethod
-    def within(cls, slices: int, height: int, width: int, *, left: int = 0) -> Blocks:
-        """Those for an image, or smaller ones for several slices, which lie in more than half of them.
+    def within(cls, slices: int, height: int, width: int, *, rounds_left: int = 0) -> Blocks:
+        """Blocks of 8×8 pixels for one image, or of 5×5 pixels in more than half of several slices.
 
-        The more rounds are left, the farther apart are those that gather groups: a guide for these need not be as good.
+        The more rounds are left, the farther apart are those that gather groups: the result is then a mere guide.
         """
-        side, stride, reach = (8, 4 + 3 * left, 10) if slices == 1 else (5, 3 + left, 7)
+        side, stride, reach = (8, 4 + 3 * rounds_left, 10) if slices == 1 else (5, 3 + rounds_left, 7)
         side = min(side, height, width)
         return cls(slices // 2 + 1, side, min(stride, side), reach)
 
@@ -98,8 +98,8 @@ def refine(noisy: Tensor, estimate: Tensor, noise: NoiseModel, *, rounds: int = 
     wanted = slice(middle, middle + 1)
 
     def filter_rounds(planes: Tensor, guides: Tensor, even: NoiseModel) -> Tensor:
-        for left in reversed(range(rounds)):
-            guides = one_round(planes, guides, even, middle, left, shrink_as_estimated)
+        for rounds_left in reversed(range(rounds)):
+            guides = one_round(planes, guides, even, middle, rounds_left, shrink_as_estimated)
         return guides[wanted]
 
     return in_planes(filter_rounds, noise, noisy, estimate) if rounds else estimate[wanted]
@@ -115,10 +115,13 @@ def in_planes(filter_planes: Callable[..., Tensor], noise: NoiseModel, *images: 
     return filtered if noise.deviation is None else noise.deviation * filtered
 
 
-def one_round(noisy: Tensor, estimate: Tensor, noise: NoiseModel, middle: int, left: int, rule: Rule) -> Tensor:
-    """Filter groups about the blocks in the midst of which a slice lies, and average; what no block covers stays."""
+def one_round(noisy: Tensor, estimate: Tensor, noise: NoiseModel, middle: int, rounds_left: int, rule: Rule) -> Tensor:
+    """Filter by a rule the groups that blocks around the slice ``middle`` gather, and average where blocks overlap.
+
+    Pixels that no block covers keep the value of the estimate.
+    """
     slices, channels, height, width = noisy.shape
-    blocks = Blocks.within(slices, height, width, left=left)
+    blocks = Blocks.within(slices, height, width, rounds_left=rounds_left)
     depth, side = blocks.depth, blocks.side
     start = min(max(0, middle - depth // 2), slices - depth)
     colours = None if noise.is_white else Colours.of(noise.covariance(side).to(noisy.device), dtype=noisy.dtype)
@@ -142,21 +145,21 @@ def one_round(noisy: Tensor, estimate: Tensor, noise: NoiseModel, middle: int, l
 
 
 def in_small_steps(device: torch.device) -> bool:
-    """Whether a device computes fastest what its caches hold, and not what keeps it busy for long."""
+    """Whether a device is fastest in small steps, whose data its caches hold, and not in few large ones."""
     return device.type == "cpu"
 
 
 def group_positions(count: int, stride: int) -> Tensor:
-    """Places at this distance among so many, and the last."""
+    """Every ``stride``-th of ``count`` positions, and the last."""
     places = torch.arange(0, count, stride)
     return places if (count - 1) % stride == 0 else torch.cat((places, torch.tensor([count - 1])))
 
 
 def similar_blocks(estimate: Tensor, blocks: Blocks, start: int, rows: Tensor, columns: Tensor) -> Tensor:
-    """For the block of a starting slice at each row and column the numbers of those most like it: (groups, similar).
+    """The numbers of the blocks most like each block that gathers a group, itself first: (groups, similar).
 
-    Itself is the first of them. Blocks are numbered row by row, starting slice after starting slice of the estimate
-    (slices, C, H, W).
+    Those that gather groups begin in the slice ``start`` of the estimate (slices, C, H, W), at each of some rows and
+    columns. Blocks are numbered by where they begin: row by row, slice after slice.
     """
     side = blocks.side
     height, width = (size - side + 1 for size in estimate.shape[-2:])
@@ -168,7 +171,7 @@ def similar_blocks(estimate: Tensor, blocks: Blocks, start: int, rows: Tensor, c
     moved = around.unfold(2, length, 1)[:, :, first : first + 2 * down + 1].unfold(3, wide, 1).transpose(3, 4)
     small = in_small_steps(estimate.device)
     upright, level = (
-        [(some, cover.to(estimate)) for some, cover in covers(places, side, PLACES if small else len(places))]
+        [(pixels, inside.to(estimate)) for pixels, inside in covers(places, side, PLACES if small else len(places))]
         for places in (rows - first, columns)
     )
     at_once = 1 if small else min(moved.shape[2], ROOM // moved[:, :, 0].numel() + 1)
@@ -178,9 +181,9 @@ def similar_blocks(estimate: Tensor, blocks: Blocks, start: int, rows: Tensor, c
         for part in some.split(at_once, dim=2):
             square = torch.sub(part, reference, out=squares[:, :, : part.shape[2]]).square_()
             square = square[:, 0] if square.shape[1] == 1 else square.sum(1)
-            strips = torch.cat([cover @ square[:, :, some].flatten(3) for some, cover in upright], 2)
+            strips = torch.cat([inside @ square[:, :, pixels].flatten(3) for pixels, inside in upright], 2)
             strips = strips.unflatten(3, square.shape[3:])
-            sums.append(torch.cat([strips[..., some] @ cover.mT for some, cover in level], -1))
+            sums.append(torch.cat([strips[..., pixels] @ inside.mT for pixels, inside in level], -1))
         distances.append(torch.cat(sums, 1))
     every = torch.cat(distances).permute(2, 4, 0, 1, 3).flatten(2).flatten(0, 1)
     every[:, (start * (2 * down + 1) + down) * (2 * across + 1) + across] = -1  # first, even where others equal it
@@ -193,13 +196,13 @@ def similar_blocks(estimate: Tensor, blocks: Blocks, start: int, rows: Tensor, c
 
 
 def covers(places: Tensor, side: int, at_once: int) -> list[tuple[slice, Tensor]]:
-    """For some places at once the pixels in their blocks, and which of these each covers."""
+    """For every few places the pixels in the blocks that begin there, and the matrix that says which each covers."""
     parts = [(slice(int(some[0]), int(some[-1]) + side), some - some[0]) for some in places.split(at_once)]
     return [(part, covering(some, side, part.stop - part.start)) for part, some in parts]
 
 
 def covering(places: Tensor, side: int, size: int) -> Tensor:
-    """1 for every pixel, of so many, that lies in the block at each place, else 0: (places, size)."""
+    """1 for each of ``size`` pixels that lies in the block which begins at a place, else 0: (places, size)."""
     inside = torch.arange(size) - places[:, None]
     return ((inside >= 0) & (inside < side)).float()
 
@@ -264,7 +267,7 @@ def blocks_of(images: Tensor, blocks: Blocks, colours: Colours | None) -> Tensor
 
 
 def overlap(blocks: Tensor) -> Tensor:
-    """The slices (slices, H, W) of the sums of blocks (starts, rows, columns, depth, side, side) where they overlap."""
+    """Slices (slices, H, W) as sums of blocks (starts, rows, columns, depth, side, side) where these overlap."""
     starts, rows, columns, depth, side, _ = blocks.shape
     slices = blocks.new_zeros(starts + depth - 1, rows, columns, side, side)
     for index in range(depth):

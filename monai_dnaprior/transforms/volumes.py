@@ -25,8 +25,7 @@ from .out_of_memory import attempt, attribute, join_results, within_memory
 from .slicing import Slicing, batches
 
 WITHOUT_NEIGHBOURS = "out of memory with the neighbouring slices: denoised without them"
-NOISIER = 1.5  # times the noise of a slice has one that lends it nothing
-
+NOISIER = 1.5  # times the noise of a slice is the most that a neighbour may have to be filtered together with it
 
 Noise = float | np.ndarray | Tensor | NoiseModel  # what is known of it, in the units of a volume
 
@@ -113,7 +112,7 @@ def denoise_parts(
         elif isinstance(noise, NoiseModel):
             stack = replace(stack, model=noise.to(volume.device).scale(1 / span))
         elif getattr(method_of(denoiser), "whitened", False):
-            stack = replace(stack, model=stack.measured())
+            stack = replace(stack, model=stack.shared_noise())
         for some, seen, result in denoise_slices(stack.look, denoiser, slicing, stack.indices, done):
             result = remove_rician_bias(seen.noisy, result, offset / span) if slicing.rician else result
             residual = torch.where(seen.visible, span * (seen.noisy.double() - result.image.double()), 0)
@@ -176,8 +175,11 @@ class Stack:
             known = list(strength.mean(1, keepdim=True).split(1))
         return Look(torch.where(visible, noisy, 0), visible, known)
 
-    def measured(self) -> NoiseModel | None:
-        """What the noise of the slices has in common, where neighbouring pixels are alike."""
+    def shared_noise(self) -> NoiseModel | None:
+        """Measure the noise that the slices share.
+
+        None where it is white or cannot be told from anatomy, and of a single slice.
+        """
         if len(self.indices) == 1:
             return None
         size = self.look(self.indices[:1]).noisy.shape[-2:]
@@ -188,9 +190,10 @@ class Stack:
 def denoise_slices(
     look: Callable[[range], Look], denoiser: Denoiser, slicing: Slicing, indices: range, done: Container[int]
 ) -> Iterator[tuple[range, Look, Result]]:
-    """Those of a volume's slices that are not done, some at a time, as they came and denoised.
+    """Those of a volume's slices that are not done, some at a time: their numbers, as they were seen, and denoised.
 
-    Neighbours of those that are wanted are denoised even so; the results of a batch and its neighbours are held.
+    A slice waits until its neighbours are denoised, even those that are done: the results of a batch and of the
+    neighbours before it are held.
     """
     reach = (slicing.neighbours or 0) if len(indices) > 1 else 0
     for run in batches(indices, len(indices), done):
@@ -317,5 +320,5 @@ def used_neighbours(denoiser: Denoiser, wanted: int | None) -> int:
 
 
 def method_of(denoiser: Any) -> Any:
-    """The method that a denoiser is, or that it hands a network."""
+    """The method of a denoiser: itself, or what a :func:`functools.partial` hands a network."""
     return denoiser.func if isinstance(denoiser, functools.partial) else denoiser
