@@ -59,9 +59,9 @@ def nl_ridge(noisy: np.ndarray, sigma: float, *, reach: int = 18, stride: int = 
     sizes = next((sizes for most, sizes in SIZES.items() if 255 * sigma <= most), SIZES[50])
 
     def denoise(planes: Tensor) -> Tensor:
-        groups = Groups.of(planes, side=sizes[0], similar=sizes[1], reach=reach, stride=stride)
+        groups = SimilarPatches.of(planes, side=sizes[0], similar=sizes[1], reach=reach, stride=stride)
         (estimate,) = groups.combined(lambda patches: first_step(patches, sigma, TWICE_NOISY), planes)
-        groups = Groups.of(estimate, side=sizes[2], similar=sizes[3], reach=reach, stride=stride)
+        groups = SimilarPatches.of(estimate, side=sizes[2], similar=sizes[3], reach=reach, stride=stride)
         return groups.combined(lambda patches, guides: second_step(patches, guides, sigma), planes, estimate)[0]
 
     return in_planes(denoise, noisy)
@@ -101,14 +101,14 @@ def lichi(noisy: np.ndarray, sigma: float, *, rounds: int = 9, reach: int = 32, 
 
     def denoise(planes: Tensor) -> Tensor:
         side, similar, alpha = FIRST
-        groups = Groups.of(planes, side=side, similar=similar, reach=reach, stride=stride)
+        groups = SimilarPatches.of(planes, side=side, similar=similar, reach=reach, stride=stride)
         (estimate,) = groups.combined(lambda patches: first_step(patches, sigma, alpha), planes)
         side, similar = FURTHER
         cleaner = planes
         for number in range(rounds):
             left = NOISIEST * (1 - (number + 1) / rounds)
             if number % MATCHED == 0:
-                groups = Groups.of(cleaner, side=side, similar=similar, reach=reach, stride=stride)
+                groups = SimilarPatches.of(cleaner, side=side, similar=similar, reach=reach, stride=stride)
             step = partial(partial_step, sigma=sigma, left=left)
             estimate, cleaner = groups.combined(step, planes, cleaner, estimate, made=2)
         return cleaner
@@ -125,8 +125,8 @@ def in_planes(denoise: Callable[[Tensor], Tensor], noisy: np.ndarray) -> np.ndar
 
 
 @dataclass(frozen=True, eq=False)
-class Groups:
-    """Groups of the patches of an image that are most alike.
+class SimilarPatches:
+    """The patches of an image that are most alike, in groups.
 
     Attributes:
         blocks: what is compared.
@@ -137,7 +137,7 @@ class Groups:
     bands: list[tuple[slice, Tensor]]
 
     @classmethod
-    def of(cls, image: Tensor, *, side: int, similar: int, reach: int, stride: int) -> Groups:
+    def of(cls, image: Tensor, *, side: int, similar: int, reach: int, stride: int) -> SimilarPatches:
         """Search an image (1, C, H, W) for them."""
         height, width = image.shape[-2:]
         side = min(side, height, width)
