@@ -63,7 +63,7 @@ class Trained:
             network's output guides: two gain about as much as a fit, in less time.
         limited: remove no more than the noise around each pixel, of correlated noise at each frequency, and in all not
             far more than the noise level of the image. With refinements, and where neighbouring pixels are alike, the
-            noise is measured first, in a second.
+            noise is measured first, in part of a second.
         clean_sigma: images with less estimated noise than this are given back as they came.
 
     Shapes: noisy (B, C, H, W), float, about [0, 1], of any size. Pixels that equal all their neighbours (an empty

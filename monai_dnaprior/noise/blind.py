@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -65,6 +66,11 @@ class Scene:
         groups = Groups.of(image.mean(0), usable, step=DENSE)
         means = torch.stack([groups.means(plane) for plane in image])
         return cls(image, means, usable, sparse_step(*image.shape[-2:]))
+
+    @cached_property
+    def measured(self) -> tuple[Tensor, Groups]:
+        """What :meth:`variances` gives of the image itself."""
+        return self.variances(self.image)
 
     def variances(self, image: Tensor) -> tuple[Tensor, Groups]:
         """Of the cosine coefficients in the groups of an image (C, H, W), the mean over channels, and the groups."""
@@ -150,7 +156,7 @@ def check(scene: Scene, sigma: float, correlation: Tensor | None, *, even: bool,
     by ``doubt``.
     """
     simulated, _ = scene.variances(scene.simulated(sigma, correlation, 30))
-    real, _ = scene.variances(scene.image)
+    real, _ = scene.measured
     levels = torch.tensor([LOWEST, MIDDLING, TAIL], dtype=torch.float64)
     excess = [values.double().quantile(levels, dim=0).clamp(min=1e-30).log() for values in (real, simulated)]
     power = simulated.double().quantile(LOWEST, dim=0)
@@ -171,7 +177,7 @@ def usable_places(image: Tensor) -> Tensor:
 
 def stationary(scene: Scene, *, known: Tensor | None = None, white: bool = False) -> tuple[float, Tensor | None] | None:
     """Standard deviation and correlation, None where white, of even noise; None where too few groups are found."""
-    variances, _ = scene.variances(scene.image)
+    variances, _ = scene.measured
     if len(variances) < LEAST_GROUPS:
         return None
     measured = low(variances)
@@ -212,7 +218,7 @@ def strength_beside(image: Tensor, estimate: Tensor, correlation: Tensor) -> flo
     if min(image.shape[-2:]) < LEAST_SIDE:
         return None
     scene = Scene(image, estimate, usable_places(image), sparse_step(*image.shape[-2:]))
-    variances, _ = scene.variances(image)
+    variances, _ = scene.measured
     return strength(scene, low(variances), correlation) if len(variances) >= LEAST_GROUPS else None
 
 
@@ -233,8 +239,8 @@ def neighbours(spectrum: Tensor) -> Tensor:
 
 def map_of(scene: Scene, sigma: float, correlation: Tensor | None) -> Tensor | None:
     """How strong the noise is around each pixel, (H, W), relative; None where it is even within the error."""
-    looks = [in_place(scene, scene.simulated(sigma, correlation, seed)) for seed in (20, 21)]
-    real, expected = in_place(scene, scene.image), torch.stack(looks).mean(0)
+    looks = [in_place(*scene.variances(scene.simulated(sigma, correlation, seed))) for seed in (20, 21)]
+    real, expected = in_place(*scene.measured), torch.stack(looks).mean(0)
     power = torch.stack([look.exp().nanmean((0, 1)) for look in looks]).mean(0)
     fine = FREQUENCIES >= LEAST_FINE
     keep = (power > 0.02 * power[fine].max()) & fine
@@ -245,9 +251,8 @@ def map_of(scene: Scene, sigma: float, correlation: Tensor | None) -> Tensor | N
     return at_pixels(level, scene.image.shape[-2:], scene.step).exp()
 
 
-def in_place(scene: Scene, image: Tensor) -> Tensor:
+def in_place(variances: Tensor, groups: Groups) -> Tensor:
     """Logarithm of the groups' variances, (rows, columns, 64), NaN where there is no group."""
-    variances, groups = scene.variances(image)
     placed = torch.full((*groups.found.shape, SIDE * SIDE), torch.nan, dtype=torch.float64)
     placed[groups.found] = variances.double().clamp(min=1e-30).log()
     return placed

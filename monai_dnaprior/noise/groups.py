@@ -41,22 +41,23 @@ class Groups:
         looks = smoothed(image)
         looks = torch.stack([looks[i : i + height, j : j + width] for i in LOOKED_AT for j in LOOKED_AT])
         rows, columns = torch.arange(0, height, step), torch.arange(0, width, step)
-        reach = range(-REACH, REACH + 1)
+        reach = range(2 * REACH + 1)
         moves = [(i, j) for i in reach for j in reach if (i + j) % 2 == 0]  # others overlap these all but wholly
-        moved = torch.tensor([i * image.shape[1] + j for i, j in moves])
+        moved = torch.tensor([(i - REACH) * image.shape[1] + j - REACH for i, j in moves])
         around = pad(torch.where(usable, looks, torch.inf), [REACH] * 4, value=torch.inf)
         found, members = [], []
         for band in rows.split(max(1, BAND // len(columns))):
-            references = looks[:, band][:, :, columns]
+            first, end = int(band[0]), int(band[-1]) + 1
+            references = looks[:, first:end:step, ::step].contiguous()
             distances = torch.stack(
                 [
-                    (around[:, band + i + REACH][:, :, columns + j + REACH] - references).square_().sum(0).flatten()
+                    (around[:, first + i : end + i : step, j : j + width : step] - references).square_().sum(0)
                     for i, j in moves
                 ],
-                1,
-            )
+                -1,
+            ).flatten(0, 1)
             nearest = distances.topk(SIMILAR, largest=False)
-            enough = usable[band][:, columns].flatten() & nearest.values[:, -1].isfinite()
+            enough = usable[first:end:step, ::step].flatten() & nearest.values[:, -1].isfinite()
             places = (band[:, None] * image.shape[1] + columns).flatten()[:, None] + moved[nearest.indices]
             found.append(enough.view(len(band), -1))
             members.append(places[enough])
@@ -74,8 +75,12 @@ class Groups:
     def variances(self, image: Tensor) -> Tensor:
         """Variance of every cosine coefficient within every group, (groups, 64)."""
         transform = COSINES.mT.to(image)
-        parts = [(self.patches(image, chunk) @ transform).var(1) for chunk in self.chunks()]
-        return torch.cat(parts) if parts else image.new_zeros(0, SIDE * SIDE)
+        variances = image.new_empty(len(self.members), SIDE * SIDE)
+        for chunk in self.chunks():
+            coefficients = self.patches(image, chunk) @ transform
+            coefficients -= coefficients.mean(1, keepdim=True)
+            variances[chunk] = coefficients.square_().sum(1) / (SIMILAR - 1)
+        return variances
 
     def means(self, image: Tensor) -> Tensor:
         """The image with every patch replaced by the mean of its group; overlapping patches are averaged."""
