@@ -60,6 +60,32 @@ def test_noise_that_is_clipped_or_counts_few_photons_is_no_background() -> None:
     assert not exact_background((noise - 1.5).clamp(min=0)).any()  # 0 in 93 of 100 pixels
 
 
+@pytest.mark.parametrize("photons", [0.05, 0.3])
+def test_where_single_photons_are_counted_is_no_background_however_much_of_it_is_zero(photons: float) -> None:
+    """Beside true background, from which zeros reach into what is counted."""
+    counts = torch.poisson(torch.full((1, 1, 128, 128), photons), torch.Generator().manual_seed(0))
+    counts[..., :48] = 0
+    background = exact_background(counts)
+    assert background[..., :24].all()
+    assert not background[..., 48:].any()
+
+
+def test_a_few_specks_in_a_background_change_nothing_of_it() -> None:
+    noisy, _, inside = scene()
+    noisy[..., 2, (2, 6)] = inside[..., 2, (2, 6)] = 1
+    assert torch.equal(exact_background(noisy), ~inside)
+
+
+@pytest.mark.parametrize("method", ["iddp", "dna-prior"])
+def test_cells_in_the_dark_are_denoised_where_most_pixels_count_no_photon(method: str) -> None:
+    axis = torch.arange(96) - 47.5
+    clean = 0.5 * torch.exp(-(axis[:, None].square() + axis.square()) / 200).expand(1, 1, 96, 96)
+    noisy = torch.poisson(30 * clean, torch.Generator().manual_seed(0)) / 30
+    image = create_denoiser(method, **METHODS[method])(noisy).image
+    before, after = ((one - clean).square().mean().sqrt() for one in (noisy, image))
+    assert after < 0.5 * before
+
+
 def test_colours_are_background_where_all_are() -> None:
     image = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     image[:, 0, :16] = 0

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import max_pool2d, pad
+from torch.nn.functional import avg_pool2d, max_pool2d, pad
 
 SIDE = 15  # of the smallest square of equal pixels that is background: where few photons are counted, many are 0
+SPECK, AROUND, MOST_SPECKS = 15, 33, 4  # pixels of the smallest part of an image; of those so many in so wide a square
 MARGIN = 24  # pixels of background in which the image is mirrored
 
 
 def exact_background(image: Tensor) -> Tensor:
     """Where an image (1, C, H, W) holds no noise at all, (1, 1, H, W): padding, fill, what a mask has cut off.
 
-    Squares of 15×15 equal pixels, and what equals them and touches them.
+    Squares of 15×15 equal pixels, and what equals them and touches them; but not where four specks or more of fewer
+    than 15 pixels each lie within 33×33 pixels: there photons are counted, one here and one there, and 0 is no less
+    noisy than they are.
 
     >>> image = torch.ones(1, 1, 18, 18)
     >>> image[..., 15:, :] = torch.arange(54.0).view(3, 18)
@@ -36,7 +40,25 @@ def exact_background(image: Tensor) -> Tensor:
         if torch.equal(grown, found):
             break
         found = grown
-    return found
+    return found & (specks_around(found) < MOST_SPECKS) if found.any() else found
+
+
+def specks_around(background: Tensor) -> Tensor:
+    """How many parts of fewer than 15 pixels are not background in the 33×33 pixels around each, (1, 1, H, W).
+
+    >>> background = torch.ones(1, 1, 40, 40, dtype=torch.bool)
+    >>> background[..., 20, (10, 20, 30)] = False
+    >>> [round(number) for number in specks_around(background)[0, 0, 20, (0, 20)].tolist()]
+    [1, 3]
+    """
+    from scipy.ndimage import label
+
+    parts = label(~background[0, 0].cpu().numpy())[0]
+    sizes = np.bincount(parts.ravel())
+    share = np.where(sizes < SPECK, 1 / sizes.clip(min=1), 0)
+    share[0] = 0  # the background's
+    specks = torch.from_numpy(share[parts]).float()[None, None].to(background.device)
+    return (avg_pool2d(specks, AROUND, stride=1, padding=AROUND // 2) * AROUND**2).round()
 
 
 def largest_in_squares(image: Tensor) -> Tensor:
