@@ -33,6 +33,7 @@ from monai_dnaprior.training.trainer import (
     WeightsSaver,
 )
 from monai_dnaprior.training.unet import DenoisingUNet
+from monai_dnaprior.training.weights import SHIPPED
 
 NOISE = ["gaussian:0:50", "speckle:0:0.2", "poisson:5:50"]
 ROWS = ("gaussian:25:25", "gaussian:0:50", "speckle:0.1:0.1", "speckle:0:0.2", "poisson:30:30", "poisson:5:50")
@@ -63,7 +64,8 @@ def main() -> None:
                 train(method, training, weights.parent, steps=options.steps, device=options.device)
             denoiser: tuple[str, dict[str, Any]] = ("iddp", {"weights": str(weights), "limited": False})
         else:
-            denoiser = ("iddp", {"limited": False}) if method == "iddp-shipped" else (method, {})
+            alone = {"weights": str(SHIPPED), "limited": False}  # the other network has seen most of these images
+            denoiser = ("iddp", alone) if method == "iddp-shipped" else (method, {})
         for row, images in cases.items():
             folder = options.output / row.replace(":", "-") / method
             measured = compare(images, {method: denoiser}, folder, device=options.device)
