@@ -45,7 +45,9 @@ from monai_dnaprior.transforms.volumes import denoise_volume
 IMAGE = "mri/pgbm002_t2_a.png"
 SIDE = 256
 REFERENCE_STEPS = 3000
+LEVEL = 25 / 255
 VOLUMES = ((256, 64, 8), (512, 256, 4))  # side, slices, and those of them that are timed
+WAYS = {"one pass": (0, 0), "with a neighbour": (0, 1), "and `refinements=2`": (2, 1)}  # refinements, neighbours
 
 
 def main() -> None:
@@ -56,7 +58,7 @@ def main() -> None:
     clean = clean_slice(options.data / IMAGE)
     of_volumes = {
         "filter": [filter_round(clean, slices) for slices in (1, 3)],
-        "volumes": [volume_by_iddp(*size) for size in VOLUMES],
+        "volumes": [volume_by_iddp(noise, *size) for size in VOLUMES for noise in ("white", "correlated")],
     }
     if options.volumes:
         results = {**json.loads((RESULTS / "speed.json").read_text(encoding="utf-8")), **of_volumes}
@@ -105,14 +107,10 @@ def table(results: dict[str, Any]) -> str:
         label = "a last round of the filter" if row["slices"] == 1 else f"… for the middle of {row['slices']} slices"
         lines.append([label, f"{row['milliseconds']} ms, the search {row['share']} of it"])
     for row in results["volumes"]:
-        size, (alone, beside) = f"{row['side']}×{row['side']}×{row['slices']}", row["seconds a slice"]
-        lines.append(
-            [
-                f"{size} by `iddp`, `refinements=2`, neighbours 0 and 1",
-                f"{alone} and {beside} s a slice; with one {row['minutes']} min of one core, "
-                f"from {row['tried']} slices",
-            ]
-        )
+        ways = row["seconds a slice"].items()
+        figures = [f"{way} {each} s a slice, {each * row['slices'] / 60:.1f} min" for way, each in ways]
+        size = f"{row['side']}×{row['side']}×{row['slices']}"
+        lines.append([f"{size} by `iddp`, {row['noise']} noise, one core", "; ".join(figures)])
     return markdown_table(["256×256, Gaussian noise of σ 25", ""], lines)
 
 
@@ -219,22 +217,29 @@ def filter_round(clean: Tensor, slices: int) -> dict[str, Any]:
     }
 
 
-def volume_by_iddp(side: int, slices: int, tried: int) -> dict[str, Any]:
-    """Processor seconds that a slice of a volume takes without neighbours and with one, from a few slices."""
-    volume = torch.cat([noisy(phantom(side), seed) for seed in range(tried)], 1).movedim(1, -1)
+def volume_by_iddp(noise: str, side: int, slices: int, tried: int) -> dict[str, Any]:
+    """Processor seconds that a slice of a volume takes in one pass, with a neighbour, and refined too, from a few."""
+    images = [phantom(side) + LEVEL * noise_of(noise, side, seed) for seed in range(tried)]
+    volume = torch.cat(images, 1).movedim(1, -1)
     denoise_volume(volume[..., :1], Trained(refinements=2))  # the first call of a process takes longer
     clocks = [time.process_time()]
-    for count in (0, 1):
-        denoise_volume(volume, Trained(refinements=2), Slicing(neighbours=count))
+    for refinements, neighbours in WAYS.values():
+        denoise_volume(volume, Trained(refinements=refinements), Slicing(neighbours=neighbours))
         clocks.append(time.process_time())
     seconds = [(end - start) / tried for start, end in pairwise(clocks)]
     return {
+        "noise": noise,
         "side": side,
         "slices": slices,
         "tried": tried,
-        "seconds a slice": [round(each, 2) for each in seconds],
-        "minutes": round(seconds[1] * slices / 60, 1),
+        "seconds a slice": {way: round(each, 2) for way, each in zip(WAYS, seconds, strict=True)},
     }
+
+
+def noise_of(kind: str, side: int, seed: int) -> Tensor:
+    """Noise (1, 1, side, side) of deviation 1: white, or the means of white noise over 2×2 pixels."""
+    white = torch.randn(1, 1, side + 1, side + 1, generator=torch.Generator().manual_seed(seed))
+    return white[..., 1:, 1:] if kind == "white" else 2 * torch.nn.functional.avg_pool2d(white, 2, 1)
 
 
 def placed(prior: DeepImagePrior | DNAPrior) -> nn.Module:

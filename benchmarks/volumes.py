@@ -48,6 +48,7 @@ NOISES = {"white 15": ("white", 15), "white 25": ("white", 25), "fbp-hann 15": (
 }
 OURS: dict[str, tuple[str, dict[str, Any], int]] = {
     "bm3d": ("bm3d", {}, 0),
+    "one pass 1": ("iddp", {}, 1),
     **{f"iddp {count}": ("iddp", {"refinements": 2}, count) for count in range(3)},
     **{f"default {count}": ("dna-prior", {}, count) for count in range(3)},
 }
