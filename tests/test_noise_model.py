@@ -127,20 +127,25 @@ def test_texture_is_not_noise_beside_the_image_itself() -> None:
     noisy = rings + 0.05 * correlated(128)
     model = NoiseModel.of(noisy)
     assert model.sigma > 1.1 * 0.05
-    found = model.beside(rings, noisy)
+    found = model.beside(lambda *_: rings, noisy)
     assert found.sigma == pytest.approx(0.05, rel=0.05)
     assert found.correlation is model.correlation
-    assert replace(model, limit=0.04).beside(rings, noisy).sigma == 0.04
+    assert replace(model, limit=0.04).beside(lambda *_: rings, noisy).sigma == 0.04
 
 
 def test_white_and_uneven_noise_and_small_images_stay_as_they_were_measured() -> None:
-    image = scene(32)
-    for model, side in (
-        (NoiseModel(0.1), 32),
-        (NoiseModel(0.1, BOX, torch.ones(1, 1, 32, 32)), 32),
-        (NoiseModel(0.1, BOX), 20),
-    ):
-        assert model.beside(image[..., :side], image[..., :side]) is model
+    estimated = []
+
+    def estimate(image: Tensor, noise: NoiseModel) -> Tensor:
+        estimated.append(noise)
+        return image
+
+    for model in (NoiseModel(0.1), NoiseModel(0.1, BOX, torch.ones(1, 1, 32, 32)), NoiseModel(0.0, BOX)):
+        assert model.beside(estimate, scene(32)) is model
+    assert not estimated
+    small = NoiseModel(0.1, BOX)
+    assert small.beside(estimate, scene(20)) is small
+    assert estimated == [small]
 
 
 def test_known_map_is_found() -> None:

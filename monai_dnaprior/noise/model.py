@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -91,11 +92,6 @@ class NoiseModel:
         return self.correlation is None
 
     @property
-    def counts_texture(self) -> bool:
-        """Whether its strength may hold texture and can be measured once more: where it is correlated and even."""
-        return not self.is_white and self.deviation is None and self.sigma > 0
-
-    @property
     def neighbours(self) -> tuple[float, float]:
         """Correlation of e with the nearest below and to the right."""
         if self.correlation is None:
@@ -139,14 +135,18 @@ class NoiseModel:
         """The noise of a part of the image."""
         return self if self.deviation is None else replace(self, deviation=self.deviation[place])
 
-    def beside(self, estimate: Tensor, noisy: Tensor) -> NoiseModel:
-        """The same, but as strong as it is in an image when its texture is taken from an estimate, (1, C, H, W) each.
+    def beside(self, estimate: Callable[[Tensor, NoiseModel], Tensor], noisy: Tensor) -> NoiseModel:
+        """The same, but as strong as it is in an image (1, C, H, W) when its texture is taken from an estimate.
 
-        Noise that is white or uneven stays as it was measured.
+        Noise that is white or uneven stays as it was measured, and nothing is estimated.
+
+        Args:
+            estimate: makes it of the image and this noise, in the image's shape.
+            noisy: the image.
         """
-        if not self.counts_texture or self.correlation is None:
+        if self.correlation is None or self.deviation is not None or self.sigma <= 0:
             return self
-        image, clean = (values[0].detach().float().cpu() for values in (noisy, estimate))
+        image, clean = (values[0].detach().float().cpu() for values in (noisy, estimate(noisy, self)))
         sigma = strength_beside(image, clean, self.correlation.double().cpu())
         return self if sigma is None else replace(self, sigma=min(sigma, self.limit))
 
