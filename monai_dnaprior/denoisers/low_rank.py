@@ -33,8 +33,8 @@ def estimate_low_rank(noisy: Tensor, noise: NoiseModel) -> Tensor:
     Returns:
         the same shape.
 
-    Groups are those of :func:`~monai_dnaprior.denoisers.nonlocal_bayes.refine`, found in the noisy image after a
-    binomial filter of 3×3 pixels.
+    Groups are those of :func:`~monai_dnaprior.denoisers.nonlocal_bayes.refine` in a round before the last, found in the
+    noisy image after a binomial filter of 3×3 pixels.
 
     Source: Gavish, Donoho, "Optimal shrinkage of singular values", IEEE Transactions on Information Theory 63, 2017,
     doi:10.1109/TIT.2017.2653801, its optimum for the Frobenius norm; and "The optimal hard threshold for singular
@@ -48,7 +48,7 @@ def estimate_low_rank(noisy: Tensor, noise: NoiseModel) -> Tensor:
     """
 
     def estimate(planes: Tensor, even: NoiseModel) -> Tensor:
-        return one_round(planes, blur(planes), even, middle=0, rounds_left=0, rule=shrink_singular_values)
+        return one_round(planes, blur(planes), even, middle=0, rounds_left=1, rule=shrink_singular_values)
 
     return in_planes(estimate, noise, noisy)
 

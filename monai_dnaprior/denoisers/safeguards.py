@@ -169,7 +169,7 @@ def measure_beside(noisy: Tensor, noise: NoiseModel) -> NoiseModel:
     """
     if noisy[0, 0].numel() > LARGE:
         return noise
-    return noise.beside(lambda image, found: refine(image, estimate_low_rank(image, found), found), noisy)
+    return noise.beside(lambda image, found: refine(image, estimate_low_rank(image, found), found, rounds=1), noisy)
 
 
 def measure_correlated(noisy: Tensor, kind: NoiseKind) -> NoiseModel:

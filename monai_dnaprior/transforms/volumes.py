@@ -232,8 +232,9 @@ def refine_among(denoiser: Denoiser, seen: Look, results: Result, among: range, 
 
         def filter_window() -> tuple[Tensor, Record]:
             one = slice(number, number + 1)
-            measured = results.guards and results.guards[one]
-            (guard,) = measured or measure_all(method.safeguards, seen.noisy[one], seen.known and seen.known[one])
+            guard = results.guards and results.guards[number]
+            if not guard or guard.noise.assumed:
+                (guard,) = measure_all(method.safeguards, seen.noisy[one], seen.known and seen.known[one])
             return refine_slice(guard, seen.noisy[window], results.image[window], window.index(number), record)
 
         filtered = attempt(filter_window)
