@@ -216,6 +216,16 @@ def test_noise_is_measured_once(volume: Tensor, denoiser: Any, monkeypatch: pyte
         measured.clear()
 
 
+def test_correlated_noise_that_one_pass_has_measured_is_not_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured, measure = [], Safeguards.of
+    monkeypatch.setattr(Safeguards, "of", lambda *some, **others: measured.append(1) or measure(*some, **others))
+    white = torch.randn(1, 97, 97, 2, generator=torch.Generator().manual_seed(0))
+    for volume, count in ((white[:, 1:, 1:], 4), (torch.nn.functional.avg_pool3d(white, (2, 2, 1), 1), 2)):
+        denoise_volume(volume, Trained(), Slicing(neighbours=1))
+        assert len(measured) == count
+        measured.clear()
+
+
 def test_hidden_voxels_come_out_as_they_are(volume: Tensor) -> None:
     image = volume.clone()
     image[0, 3:5, 4, 2] = torch.nan

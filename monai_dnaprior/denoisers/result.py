@@ -18,13 +18,14 @@ class Result:
     """Denoised images (B, C, H, W), one record for each, and where a fit was restarted the spread over its restarts.
 
     The spread, of the images' shape, is the standard deviation of what the restarts gave: how much of a pixel depends
-    on where the fit began. The guards, one an image, hold what a filter that follows need not measure again.
+    on where the fit began. The guards, one an image, hold what a filter that follows need not measure
+    again; None where it was not measured.
     """
 
     image: Tensor
     records: list[Record]
     spread: Tensor | None = None
-    guards: list[Safeguards] | None = None
+    guards: Sequence[Safeguards | None] | None = None
 
 
 class Denoiser(Protocol):

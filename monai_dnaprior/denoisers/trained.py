@@ -127,7 +127,8 @@ class Trained:
         guards = measure_all(self.safeguards if self.refinements else self.light_safeguards, noisy, noise)
         outcomes = side_by_side(partial(self.denoise_one, white, correlated), guards, device=noisy.device)
         images, records = zip(*outcomes, strict=True)
-        return Result(torch.cat(images), list(records), guards=guards)
+        kept = [guard if self.refinements or not guard.noise.assumed else None for guard in guards]
+        return Result(torch.cat(images), list(records), guards=kept)
 
     def safeguards(self, noisy: Tensor, known: Known | None) -> Safeguards:
         """One image (1, C, H, W) as a filter sees it, with what is known or measured of its noise."""

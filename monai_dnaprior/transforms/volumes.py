@@ -232,8 +232,8 @@ def refine_among(denoiser: Denoiser, seen: Look, results: Result, among: range, 
 
         def filter_window() -> tuple[Tensor, Record]:
             one = slice(number, number + 1)
-            guard = results.guards and results.guards[number]
-            if not guard or guard.noise.assumed:
+            guard = None if results.guards is None else results.guards[number]
+            if guard is None:
                 (guard,) = measure_all(method.safeguards, seen.noisy[one], seen.known and seen.known[one])
             return refine_slice(guard, seen.noisy[window], results.image[window], window.index(number), record)
 
