@@ -225,8 +225,8 @@ class IDDPDenoise(Denoise):
     r"""Denoise an image or every 2D slice of a volume with IDDP's trained network, in the image's own units.
 
     One pass of a U-Net a slice, :math:`\hat x = F_\theta(y)`, which was trained on noisy images alone. Slices without
-    noise come out bit-identical. With ``refinements=2, neighbours=1`` it is the fast way to nearly the quality of a
-    fit of every slice.
+    noise come out bit-identical. With ``neighbours=1`` it is the fast way to nearly the quality of a fit of every
+    slice.
 
     Args:
         weights: a file that :func:`~monai_dnaprior.training.weights.save_weights` wrote; None for those that are
