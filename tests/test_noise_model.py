@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
+from monai_dnaprior import IDDPDenoise
+from monai_dnaprior.files.reader import read_volume
 from monai_dnaprior.noise.estimate import estimate_sigma
 from monai_dnaprior.noise.model import NoiseModel, spaced
 
@@ -118,6 +121,18 @@ def test_known_correlation_is_found() -> None:
     assert torch.allclose(rho, rho.flip(0, 1), atol=1e-6)
     assert torch.allclose(rho[centre - 1 : centre + 2, centre - 1 : centre + 2], BOX, atol=0.1)
     assert rho[:, centre + 4 :].abs().max() < 0.15
+
+
+def test_a_map_is_believed_up_to_a_width_that_noise_has() -> None:
+    for ratio, believed in ((30, True), (1000, False)):
+        model = NoiseModel.of(0.1 * white(1, 1, 128, 128) * torch.logspace(0, -math.log10(ratio), 128))
+        assert (model.deviation is not None) is believed
+
+
+def test_a_map_of_perfusion_without_noise_comes_back_as_it_was(shared_data: Path) -> None:
+    volume = read_volume(shared_data / "dicom" / "enhanced_CT" / "eCT_Supplemental.dcm").as_tensor()
+    image = volume[..., 1].float()
+    assert torch.equal(IDDPDenoise()(image), image)
 
 
 def test_texture_is_not_noise_beside_the_image_itself() -> None:

@@ -24,6 +24,7 @@ LIKE = 0.1  # correlation of neighbours from which noise may be called correlate
 ERRORS = 4.0  # or so many times the deviation that white noise shows
 UNEVEN = 1.3  # 90th over 10th percentile of a map from which noise may be called uneven
 EXCESS = 1.15  # times as much as even noise shows
+WIDEST = 30.0  # the same of the widest map of noise: holes and edges without noise make far wider ones
 DOUBT = 0.25  # by which the correlation of neighbours may be higher in groups than in smooth blocks
 WINDOW = 40  # pixels in which a map is robust to texture
 BLUR = 12  # pixels by which it is smooth
@@ -123,6 +124,8 @@ def measure(
         even = False
         deviation = deviation * change
         deviation = deviation / deviation.square().mean().sqrt()
+        if spread(deviation.log()) > WIDEST:
+            return None
     if correlation is None and even:
         return None
     total, is_anatomy = check(scene, total, correlation, even=even, doubt=doubt)
