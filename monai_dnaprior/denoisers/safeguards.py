@@ -20,6 +20,7 @@ from ..noise.estimate import (
     estimate_sigma,
     noise_correlation,
 )
+from ..noise.groups import LARGE
 from ..noise.model import LEAST_SIDE, NoiseModel
 from ..noise.stabilisation import Stabiliser
 from .low_rank import estimate_low_rank
@@ -27,7 +28,6 @@ from .nonlocal_bayes import refine
 from .record import Known, Record
 
 NOISY = (8, 100)  # contrast over noise of images that are not left alone however wide the range of intensities
-LARGE = 2**17  # pixels of an image in which texture that counts as noise is too little to be measured
 WEAK = 4 / 255  # noise that is not believed to be both correlated and uneven
 NOT_FINITE = "the result was not finite; the input is given back"
 
@@ -150,7 +150,7 @@ def measure_strength(noisy: Tensor, kind: NoiseKind) -> NoiseModel:
 
 
 def measure_noise(noisy: Tensor, kind: NoiseKind) -> NoiseModel:
-    """The noise of an image with its correlation and map: 0.3 seconds for 256×256 pixels, one for 512×512.
+    """The noise of an image with its correlation and map: 0.3 seconds for 256×256 pixels, 0.6 for 512×512.
 
     Small images hold too little to tell it from anatomy, and weak noise that is both correlated and uneven looks like
     fine texture: these are taken to have white and even noise.

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate, pad
 
 from .estimate import noise_correlation, varying_pixels
-from .groups import DENSE, SIDE, Groups, sparse_step
+from .groups import SIDE, Groups, steps
 from .spectrum import GRID, correlation_of, fitted, neighbours_of, seen, synthesised
 
 LEAST_SIDE = 24  # of an image in which groups of patches can be told apart
@@ -64,9 +64,10 @@ class Scene:
 
     @classmethod
     def of(cls, image: Tensor, usable: Tensor) -> Scene:
-        groups = Groups.of(image.mean(0), usable, step=DENSE)
+        sparse, dense = steps(*image.shape[-2:])
+        groups = Groups.of(image.mean(0), usable, step=dense)
         means = torch.stack([groups.means(plane) for plane in image])
-        return cls(image, means, usable, sparse_step(*image.shape[-2:]))
+        return cls(image, means, usable, sparse)
 
     @cached_property
     def measured(self) -> tuple[Tensor, Groups]:
@@ -220,7 +221,7 @@ def strength_beside(image: Tensor, estimate: Tensor, correlation: Tensor) -> flo
     """
     if min(image.shape[-2:]) < LEAST_SIDE:
         return None
-    scene = Scene(image, estimate, usable_places(image), sparse_step(*image.shape[-2:]))
+    scene = Scene(image, estimate, usable_places(image), steps(*image.shape[-2:])[0])
     variances, _ = scene.measured
     return strength(scene, low(variances), correlation) if len(variances) >= LEAST_GROUPS else None
 

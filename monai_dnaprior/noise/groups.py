@@ -16,6 +16,8 @@ SMOOTHING = 1.5  # pixels: patches are alike in the image so smoothed, whose noi
 CHUNK = 256  # groups whose pixels are gathered at once
 BAND = 4096  # groups that are searched at once
 SPARSE, DENSE = 8, 4  # rows and columns between the patches that gather a group, for measuring and for the means
+OF_LARGE = 12, 8  # the same in a large image
+LARGE = 2**17  # pixels of an image that holds groups to spare
 FEWEST = 24  # groups, in each direction, that small images are to have
 
 
@@ -95,9 +97,11 @@ class Groups:
         return torch.where(counts > 0, sums / counts.clamp(min=1), image.flatten().double()).to(image).view_as(image)
 
 
-def sparse_step(height: int, width: int) -> int:
-    """Rows and columns between the patches that gather groups for measuring, closer in small images."""
-    return max(2, min(SPARSE, math.isqrt(height * width) // FEWEST))
+def steps(height: int, width: int) -> tuple[int, int]:
+    """Rows and columns between the patches that gather groups for measuring, and for the means; by an image's size."""
+    if height * width > LARGE:
+        return OF_LARGE
+    return max(2, min(SPARSE, math.isqrt(height * width) // FEWEST)), DENSE
 
 
 def smoothed(image: Tensor) -> Tensor:
