@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from monai_dnaprior import IDDPDenoise
+from monai_dnaprior import IDDPDenoise, create_denoiser
+from monai_dnaprior.denoisers.safeguards import measure_noise
 from monai_dnaprior.files.reader import read_volume
-from monai_dnaprior.noise.estimate import estimate_sigma
+from monai_dnaprior.noise.estimate import NoiseKind, estimate_sigma
 from monai_dnaprior.noise.model import NoiseModel, spaced
 
 BOX = torch.tensor([[0.25, 0.5, 0.25], [0.5, 1.0, 0.5], [0.25, 0.5, 0.25]])  # the correlation of means over 2 × 2
@@ -121,6 +122,42 @@ def test_known_correlation_is_found() -> None:
     assert torch.allclose(rho, rho.flip(0, 1), atol=1e-6)
     assert torch.allclose(rho[centre - 1 : centre + 2, centre - 1 : centre + 2], BOX, atol=0.1)
     assert rho[:, centre + 4 :].abs().max() < 0.15
+
+
+def head(noise: Tensor) -> tuple[Tensor, Tensor]:
+    """A smooth brain in a skull of rough bone, in half a grey level of this noise of unit variance; where it is."""
+    axis = torch.linspace(-1, 1, noise.shape[-1])
+    radius = torch.hypot(axis[:, None], axis)
+    bone = 0.8 + 0.5 * avg_pool2d(white(1, 1, len(axis) + 2, len(axis) + 2, seed=5), 3, 1)
+    soft = 0.4 + 0.01 * torch.cos(6 * axis)[:, None] * torch.cos(5 * axis)
+    return torch.where(radius < 0.8, soft, torch.where(radius < 0.95, bone, 0)) + 0.5 / 255 * noise, radius < 0.7
+
+
+def test_parts_of_an_image_agree_on_noise_that_the_whole_does_not_show() -> None:
+    image, _ = head(correlated(256))
+    whole, parts = NoiseModel.of(image), NoiseModel.of_parts(image)
+    assert whole.is_white
+    assert parts is not None
+    assert parts.sigma == pytest.approx(0.5 / 255, rel=0.05)
+    assert parts.neighbours == pytest.approx((0.5, 0.5), abs=0.05)
+    assert measure_noise(image, NoiseKind.of(image)).sigma == parts.sigma
+
+
+def test_parts_do_not_agree_on_what_is_no_noise() -> None:
+    strength = torch.where(torch.arange(256) < 128, 0.01, 0.02)
+    coarse = 0.1 * avg_pool2d(avg_pool2d(white(1, 1, 262, 262), 4, 1), 4, 1)
+    for noise in (strength * correlated(256), coarse, 0.01 * white(1, 1, 256, 256), 0.01 * correlated(255)):
+        assert NoiseModel.of_parts(0.5 + noise) is None
+
+
+def test_weak_noise_is_removed_where_neighbouring_pixels_share_it_and_left_where_it_may_be_rounding() -> None:
+    denoiser = create_denoiser("dna-prior", preset="instant")
+    (image, brain), (clean, _) = head(correlated(256)), head(torch.zeros(1, 1, 256, 256))
+    result = denoiser(image)
+    before, after = ((one - clean)[0, 0, brain].square().mean().sqrt() for one in (image, result.image))
+    assert after < 0.5 * before
+    image, _ = head(white(1, 1, 256, 256))
+    assert torch.equal(denoiser(image).image, image)
 
 
 def test_a_map_is_believed_up_to_a_width_that_noise_has() -> None:

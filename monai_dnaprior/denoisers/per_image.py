@@ -72,7 +72,8 @@ class PerImageFit:
             :math:`0.1 / \hat\sigma`: strong noise is fitted sooner.
         enough_steps: a fit that ends after so many steps is not called under-fitted, whatever is left over: a preset's
             own end. None goes by what is left over.
-        clean_sigma: images with less estimated noise than this are given back as they came.
+        clean_sigma: images with less estimated noise than this are given back as they came, unless it is measured to be
+            correlated: that is noise however weak it is.
         stabilise: where noise depends on brightness (Poisson, multiplicative), fit on a grey scale on which it does
             not, see :class:`~monai_dnaprior.noise.stabilisation.Stabiliser`.
         restarts: fits of each image, from inputs of their own; their mean is the result, and from two on their standard

@@ -85,14 +85,16 @@ class Safeguards:
     def reason_to_leave(self, clean_sigma: float) -> str | None:
         """Why the image is to be left alone: it is constant, or its noise is weaker than ``clean_sigma``.
 
-        Not if most of the image is of so little contrast that this is much: a metal implant or a hot organ may be all
-        of the range of intensities.
+        Not if it is measured to be correlated, as by a scanner's reconstruction, which rounding is not; nor if most of
+        the image is of so little contrast that it is much: a metal implant or a hot organ may be all of the range of
+        intensities.
         """
         if self.noisy.min() == self.noisy.max():
             return "constant"
         sigma = self.noise.sigma
         least, most = (ratio * sigma for ratio in NOISY)
-        return "clean" if sigma < clean_sigma and not least < self.contrast < most else None
+        weak = sigma < clean_sigma and self.noise.is_white
+        return "clean" if weak and not least < self.contrast < most else None
 
     @property
     def contrast(self) -> float:
@@ -153,13 +155,17 @@ def measure_noise(noisy: Tensor, kind: NoiseKind) -> NoiseModel:
     """The noise of an image with its correlation and map: 0.3 seconds for 256×256 pixels, 0.6 for 512×512.
 
     Small images hold too little to tell it from anatomy, and weak noise that is both correlated and uneven looks like
-    fine texture: these are taken to have white and even noise.
+    fine texture: these are taken to have white and even noise. But where neighbouring pixels are alike, and several
+    parts of a large image agree on noise that the whole does not show, it has that.
     """
     if min(noisy.shape[-2:]) < LEAST_SIDE:
         return measure_strength(noisy, kind)
-    noise = measure_beside(noisy, NoiseModel.of(noisy))
+    noise = NoiseModel.of(noisy)
     doubtful = noise.sigma < WEAK and not noise.is_white and noise.deviation is not None
-    return measure_strength(noisy, kind) if doubtful else noise
+    unseen = doubtful or (noise.is_white and noise.deviation is None)
+    if unseen and kind.correlation > CORRELATED and (agreed := NoiseModel.of_parts(noisy)) is not None:
+        return agreed
+    return measure_strength(noisy, kind) if doubtful else measure_beside(noisy, noise)
 
 
 def measure_beside(noisy: Tensor, noise: NoiseModel) -> NoiseModel:

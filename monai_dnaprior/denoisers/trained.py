@@ -64,7 +64,8 @@ class Trained:
         limited: remove no more than the noise around each pixel, of correlated noise at each frequency, and in all not
             far more than the noise level of the image. With refinements, and where neighbouring pixels are alike, the
             noise is measured first, in part of a second.
-        clean_sigma: images with less estimated noise than this are given back as they came.
+        clean_sigma: images with less estimated noise than this are given back as they came, unless it is measured to be
+            correlated: that is noise however weak it is.
 
     Shapes: noisy (B, C, H, W), float, about [0, 1], of any size. Pixels that equal all their neighbours (an empty
     background) come out as they are. Noise that depends on brightness is stabilised first, for the refinements only:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import median
 
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate, pad
 
-from .estimate import noise_correlation, varying_pixels
+from .estimate import estimate_sigma, noise_correlation, varying_pixels
 from .groups import SIDE, Groups, steps
 from .spectrum import GRID, correlation_of, fitted, neighbours_of, seen, synthesised
 
@@ -34,6 +35,9 @@ MIDDLING = 0.25  # quantile of the groups that has to be as simulated noise has 
 CORRECTION = 0.1  # most by which the logarithm of the power of uneven noise is corrected by that quantile
 TEXTURE = 0.14  # logarithm of how much larger that quantile of even noise may be, beyond the lowest
 OF_SMALL = 0.1  # the same in small slices, but not in their differences, which hold less anatomy
+PART = 128  # pixels that the sides of parts have, about, in which even noise is looked for alone
+AGREEING, ALIKE = 3, 1.3  # so many of them have to hold noise of a strength, within this factor of their median
+COARSEST = 0.85  # correlation of neighbours in them from which it is speckle, as in ultrasound
 TAIL = 0.75  # quantile of the groups, that is far larger where there is anatomy
 ALL_TAIL, FINE_TAIL = 0.32, 0.42  # logarithm of how much larger it may be, where noise is uneven: one suffices
 LEAST_FINE = 3  # sum of the two frequencies of a coefficient, in whose lower ones brightness varies
@@ -137,6 +141,34 @@ def measure(
         if float(neighbours_of(correlation).mean()) > blocks + DOUBT:
             return None
     return Measured(total, correlation, None if even else deviation)
+
+
+def measure_parts(image: Tensor) -> Measured | None:
+    """Even, correlated noise that three or more parts of a large image (C, H, W) agree on; None where they do not.
+
+    Each of some 128 pixels a side, more than half of which are usable. What is far from noise in the others, such as
+    the skull around a brain and the air around both, counts no more.
+    """
+    found = []
+    if min(image.shape[-2:]) < 2 * PART:
+        return None
+    for rows in image.tensor_split(round(image.shape[-2] / PART), dim=-2):
+        for part in rows.tensor_split(round(image.shape[-1] / PART), dim=-1):
+            usable = usable_places(part)
+            if usable.float().mean() > 0.5:
+                found.append(measure(part, estimate_sigma(part[None]).item(), usable=usable, small=True))
+    parts = [
+        (part.sigma, part.correlation)
+        for part in found
+        if part is not None and part.correlation is not None and neighbours_of(part.correlation).max() < COARSEST
+    ]
+    if len(parts) < AGREEING:
+        return None
+    middle = median(sigma for sigma, _ in parts)
+    parts = [(sigma, correlation) for sigma, correlation in parts if 1 / ALIKE < sigma / middle < ALIKE]
+    if len(parts) < AGREEING:
+        return None
+    return Measured(median(sigma for sigma, _ in parts), torch.stack([each for _, each in parts]).mean(0), None)
 
 
 def join_slices(slices: Tensor) -> tuple[Tensor, Tensor]:

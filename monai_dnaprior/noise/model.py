@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, conv2d, pad
 
-from .blind import OF_SMALL, TEXTURE, join_slices, measure, strength_beside
+from .blind import OF_SMALL, TEXTURE, join_slices, measure, measure_parts, strength_beside
 from .estimate import estimate_sigma
 from .spectrum import neighbours_of, spectrum_of
 
@@ -72,6 +72,14 @@ class NoiseModel:
             return cls(measured.sigma, correlation, pooled=True)
         deviation = None if measured.deviation is None else measured.deviation[None, None].to(noisy.device)
         return cls(measured.sigma, correlation, deviation)
+
+    @classmethod
+    def of_parts(cls, noisy: Tensor) -> NoiseModel | None:
+        """The even, correlated noise that parts of one large image (1, C, H, W) agree on; None where they do not."""
+        measured = measure_parts(noisy[0].detach().float().cpu())
+        if measured is None or measured.correlation is None:
+            return None
+        return cls(measured.sigma, measured.correlation.float().to(noisy.device))
 
     def given(self, known: Tensor | NoiseModel | None) -> NoiseModel:
         """What is known of the noise, in place of what was measured.
