@@ -82,18 +82,18 @@ class Safeguards:
         moved = {name: getattr(self, name).to(device) for name in ("original", "noisy", "background", "noise")}
         return replace(self, **moved, started=time.perf_counter() - self.measured)
 
-    def reason_to_leave(self, clean_sigma: float) -> str | None:
+    def reason_to_leave(self, clean_sigma: float, *, least_correlated: float = 0.0) -> str | None:
         """Why the image is to be left alone: it is constant, or its noise is weaker than ``clean_sigma``.
 
-        Not if it is measured to be correlated, as by a scanner's reconstruction, which rounding is not; nor if most of
-        the image is of so little contrast that it is much: a metal implant or a hot organ may be all of the range of
-        intensities.
+        Noise that is measured to be correlated, as a scanner's reconstruction makes it and rounding does not, has to be
+        weaker than ``least_correlated``. Not if most of the image is of so little contrast that its noise is much: a
+        metal implant or a hot organ may be all of the range of intensities.
         """
         if self.noisy.min() == self.noisy.max():
             return "constant"
         sigma = self.noise.sigma
         least, most = (ratio * sigma for ratio in NOISY)
-        weak = sigma < clean_sigma and self.noise.is_white
+        weak = sigma < (clean_sigma if self.noise.is_white else least_correlated)
         return "clean" if weak and not least < self.contrast < most else None
 
     @property

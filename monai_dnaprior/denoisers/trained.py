@@ -30,6 +30,7 @@ from .safeguards import Safeguards, measure_all, measure_correlated, measure_noi
 
 SURROUNDINGS = 33  # side of the window over which the noise around a pixel is measured
 WINDOW = 9  # side of the one over which what is removed is compared with it
+SEEN = 1.4  # times 1/255 is the weakest noise of the training
 WIDE = 0.8  # contrast that images have whose noise is weak in the whole range of intensities only
 MOST = 2.5  # times the noise level of an image may be removed in all: most of it may lie in few places
 BAND, MOST_IN_BAND = 9, 2.0  # frequencies along each axis, and how many times the noise's amplitude in them may go
@@ -64,8 +65,9 @@ class Trained:
         limited: remove no more than the noise around each pixel, of correlated noise at each frequency, and in all not
             far more than the noise level of the image. With refinements, and where neighbouring pixels are alike, the
             noise is measured first, in part of a second.
-        clean_sigma: images with less estimated noise than this are given back as they came, unless it is measured to be
-            correlated: that is noise however weak it is.
+        clean_sigma: images with less estimated noise than this are given back as they came. Correlated noise is noise
+            however weak it is, and is removed with refinements; one pass alone leaves what is weaker than 1.4 times
+            this, of which the networks have seen none.
 
     Shapes: noisy (B, C, H, W), float, about [0, 1], of any size. Pixels that equal all their neighbours (an empty
     background) come out as they are. Noise that depends on brightness is stabilised first, for the refinements only:
@@ -145,7 +147,8 @@ class Trained:
         """One image: leave it alone, or pass it through a network, where this is; a pixel that fails stays as it is."""
         with torch.no_grad():
             guard = guard.to(next(white.network.parameters()).device)
-            if reason := guard.reason_to_leave(self.clean_sigma):
+            least = 0.0 if self.refinements else SEEN * self.clean_sigma
+            if reason := guard.reason_to_leave(self.clean_sigma, least_correlated=least):
                 return guard.leave(reason)
             noise = guard.noise
             factor = max(1.0, WIDE / guard.contrast) if noise.sigma < self.clean_sigma else 1.0
