@@ -14,6 +14,7 @@ from torch.nn.functional import avg_pool2d
 from monai_dnaprior import IDDPDenoise, create_denoiser
 from monai_dnaprior.denoisers.safeguards import measure_noise
 from monai_dnaprior.files.reader import read_volume
+from monai_dnaprior.noise.blind import parts_of
 from monai_dnaprior.noise.estimate import NoiseKind, estimate_sigma
 from monai_dnaprior.noise.model import NoiseModel, spaced
 
@@ -141,6 +142,13 @@ def test_parts_of_an_image_agree_on_noise_that_the_whole_does_not_show() -> None
     assert parts.sigma == pytest.approx(0.5 / 255, rel=0.05)
     assert parts.neighbours == pytest.approx((0.5, 0.5), abs=0.05)
     assert measure_noise(image, NoiseKind.of(image)).sigma == parts.sigma
+
+
+@pytest.mark.parametrize(("side", "parts"), [(256, 2), (512, 4), (768, 6), (1100, 5), (4096, 6)])
+def test_a_large_image_has_few_parts(side: int, parts: int) -> None:
+    sides = [part.shape[0] for part in parts_of(torch.zeros(side, 1), 0)]
+    assert len(sides) == parts
+    assert all(100 < length < 160 for length in sides)
 
 
 def test_parts_do_not_agree_on_what_is_no_noise() -> None:

@@ -35,7 +35,10 @@ MIDDLING = 0.25  # quantile of the groups that has to be as simulated noise has 
 CORRECTION = 0.1  # most by which the logarithm of the power of uneven noise is corrected by that quantile
 TEXTURE = 0.14  # logarithm of how much larger that quantile of even noise may be, beyond the lowest
 OF_SMALL = 0.1  # the same in small slices, but not in their differences, which hold less anatomy
-PART = 128  # pixels that the sides of parts have, about, in which even noise is looked for alone
+PART, MOST_PARTS = (
+    128,
+    6,
+)  # pixels, about, that the sides of parts have in which noise is looked for alone; their number
 AGREEING, ALIKE = 3, 1.3  # so many of them have to hold noise of a strength, within this factor of their median
 COARSEST = 0.85  # correlation of neighbours in them from which it is speckle, as in ultrasound
 TAIL = 0.75  # quantile of the groups, that is far larger where there is anatomy
@@ -146,14 +149,14 @@ def measure(
 def measure_parts(image: Tensor) -> Measured | None:
     """Even, correlated noise that three or more parts of a large image (C, H, W) agree on; None where they do not.
 
-    Each of some 128 pixels a side, more than half of which are usable. What is far from noise in the others, such as
+    Each of some 128 pixels a side, more than half of which are usable; six at most along each axis. What is far from noise in the others, such as
     the skull around a brain and the air around both, counts no more.
     """
     found = []
     if min(image.shape[-2:]) < 2 * PART:
         return None
-    for rows in image.tensor_split(round(image.shape[-2] / PART), dim=-2):
-        for part in rows.tensor_split(round(image.shape[-1] / PART), dim=-1):
+    for rows in parts_of(image, -2):
+        for part in parts_of(rows, -1):
             usable = usable_places(part)
             if usable.float().mean() > 0.5:
                 found.append(measure(part, estimate_sigma(part[None]).item(), usable=usable, small=True))
@@ -169,6 +172,12 @@ def measure_parts(image: Tensor) -> Measured | None:
     if len(parts) < AGREEING:
         return None
     return Measured(median(sigma for sigma, _ in parts), torch.stack([each for _, each in parts]).mean(0), None)
+
+
+def parts_of(image: Tensor, dim: int) -> tuple[Tensor, ...]:
+    """Parts of some 128 pixels along an axis, six at most: of a longer image every second, third, …"""
+    count = round(image.shape[dim] / PART)
+    return image.tensor_split(count, dim)[:: -(-count // MOST_PARTS)]
 
 
 def join_slices(slices: Tensor) -> tuple[Tensor, Tensor]:
