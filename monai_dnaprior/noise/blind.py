@@ -149,8 +149,8 @@ def measure(
 def measure_parts(image: Tensor) -> Measured | None:
     """Even, correlated noise that three or more parts of a large image (C, H, W) agree on; None where they do not.
 
-    Each of some 128 pixels a side, more than half of which are usable; six at most along each axis. What is far from noise in the others, such as
-    the skull around a brain and the air around both, counts no more.
+    Each of some 128 pixels a side, more than half of which are usable; six at most along each axis. What is far from
+    noise in the others, such as the skull around a brain and the air around both, counts no more.
     """
     found = []
     if min(image.shape[-2:]) < 2 * PART:
