@@ -35,10 +35,8 @@ MIDDLING = 0.25  # quantile of the groups that has to be as simulated noise has 
 CORRECTION = 0.1  # most by which the logarithm of the power of uneven noise is corrected by that quantile
 TEXTURE = 0.14  # logarithm of how much larger that quantile of even noise may be, beyond the lowest
 OF_SMALL = 0.1  # the same in small slices, but not in their differences, which hold less anatomy
-PART, MOST_PARTS = (
-    128,
-    6,
-)  # pixels, about, that the sides of parts have in which noise is looked for alone; their number
+PART = 128  # pixels, about, that the sides of parts have in which noise is looked for alone
+MOST_PARTS = 6  # of them along each axis
 AGREEING, ALIKE = 3, 1.3  # so many of them have to hold noise of a strength, within this factor of their median
 COARSEST = 0.85  # correlation of neighbours in them from which it is speckle, as in ultrasound
 TAIL = 0.75  # quantile of the groups, that is far larger where there is anatomy
